@@ -1,0 +1,62 @@
+"""A Ray to work on: the one that is there, or one of our own on this machine."""
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.exit_codes import MachineFault
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported; so call it before anything imports Ray.
+
+    A Ray of our own carries a token of its own: no other user of the machine can join it.
+    """
+    assert "ray" not in sys.modules, "too late: Ray is imported"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
+    """Be connected to Ray; yields where it is.
+
+    With RAY_ADDRESS set (`ray job submit` sets it) that cluster is used and left running. Without,
+    one is started on this machine: without a dashboard, and ended with us. MachineFault if there
+    is none to be had.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    # A short path: sockets lie below it, and their names may have 107 letters.
+    folder = None if address else tempfile.mkdtemp(prefix="letterpress-ray-")
+    import ray
+
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                _temp_dir=folder,
+            )
+    except Exception as error:  # Ray raises what it pleases when it cannot start
+        reason = " ".join(str(error).split())[:300]
+        where = f"at RAY_ADDRESS {address}" if address else f"here; its logs are in {folder}"
+        raise MachineFault(f"no Ray {where}: {reason}") from error
+    try:
+        yield address or "this machine"
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)

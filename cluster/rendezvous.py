@@ -1,0 +1,119 @@
+"""Where the ranks of an attempt meet: which nodes there are, and one address for all."""
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.exit_codes import MachineFault
+from cluster.run_folder import AttemptFolder, read_json, write_json
+
+# Debian's and most other kernels hand out ports from 32768 on; some sites from 9000. Below both.
+FIRST_PORT, LAST_PORT = 20_000, 29_000
+EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+WAIT_S = 600.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """This node among those of the attempt."""
+
+    name: str
+    """As the scheduler calls it."""
+    number: int
+    nodes: int
+    address: str
+    """The first node's, as the others reach it."""
+    ranks: int
+    """Ranks per node."""
+
+
+def local_node(ranks: int) -> Node:
+    """The only node of a run on this machine."""
+    return Node(name=socket.gethostname(), number=0, nodes=1, address="127.0.0.1", ranks=ranks)
+
+
+def slurm_node(environment: Mapping[str, str]) -> Node:
+    """This node of a SLURM job with one task per node; a rank for each of its GPUs."""
+    try:
+        hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
+        return Node(
+            name=environment["SLURMD_NODENAME"],
+            number=int(environment["SLURM_NODEID"]),
+            nodes=int(environment["SLURM_JOB_NUM_NODES"]),
+            address=hosts[0],
+            ranks=int(environment["SLURM_GPUS_ON_NODE"]),
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{error.args[0]} is not set: the agent must be a task of a SLURM job that asks for "
+            "GPUs (--gpus-per-node), started by srun"
+        ) from None
+
+
+def expand_hosts(nodelist: str) -> list[str]:
+    """The hosts that SLURM writes as `gpu[1-3,5],login1`, by SLURM's own tool."""
+    command = ["scontrol", "show", "hostnames", nodelist]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return found.stdout.split()
+
+
+def publish_address(attempt: AttemptFolder, node: Node, key: str) -> tuple[str, int]:
+    """Choose a port on the first node and let the other nodes know it."""
+    port = free_port(key)
+    write_json(attempt.rendezvous, {"address": node.address, "port": port})
+    return node.address, port
+
+
+def await_address(attempt: AttemptFolder, wait_s: float = WAIT_S) -> tuple[str, int]:
+    """What the first node published; MachineFault if it does not."""
+    deadline = time.monotonic() + wait_s
+    while not attempt.rendezvous.exists():
+        if time.monotonic() > deadline:
+            raise MachineFault(f"the first node published no address in {wait_s:.0f} s")
+        time.sleep(POLL_S)
+    meeting = read_json(attempt.rendezvous)
+    return meeting["address"], meeting["port"]
+
+
+def free_port(key: str) -> int:
+    """A port that nobody listens on here and the kernel hands to nobody.
+
+    `key` (a run's path, a job's id) spreads the choices of neighbours over the range.
+    """
+    first, last = FIRST_PORT, min(LAST_PORT, _first_ephemeral_port() - 1)
+    if last <= first:
+        first, last = 1024, _first_ephemeral_port() - 1
+    start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+    for offset in range(last - first + 1):
+        port = first + (start + offset) % (last - first + 1)
+        if _is_free(port):
+            return port
+    raise MachineFault(f"no port from {first} to {last} is free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(re.split(r"\s+", EPHEMERAL_RANGE.read_text())[0])
+    except OSError:
+        return 32_768
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))

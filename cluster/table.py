@@ -1,0 +1,44 @@
+"""Results as a table of plain text, for terminals and logs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """One row per checkpoint of a results.json, an arrow at each column's better end."""
+    columns = results["columns"]
+    head = ["", *(f"{c['title']} {'↑' if c['higher_is_better'] else '↓'}" for c in columns), "n"]
+    rows = [
+        [
+            row["name"],
+            *(_number(row["values"].get(c["key"]), c["decimals"]) for c in columns),
+            _n(row),
+        ]
+        for row in results["rows"]
+    ]
+    lines = align([head, *rows])
+    notes = [f"{name} is absent: {reason}" for name, reason in results["absent"].items()]
+    notes += [f"{row['name']}: {error}" for row in results["rows"] for error in row["errors"]]
+    return "\n".join([*lines, *notes])
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, the first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _n(row: Mapping[str, Any]) -> str:
+    if row["n_scored"] == row["n_expected"]:
+        return str(row["n_scored"])
+    return f"{row['n_scored']}/{row['n_expected']}"
