@@ -1,0 +1,31 @@
+"""python -m trainer --config RUN/recipe.yaml: one rank of a training run; the agent starts it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.config import build, describe, read_yaml
+from cluster.program import run_program
+from cluster.run_folder import RunFolder
+from trainer.config import TrainConfig
+
+
+def main() -> int:
+    """Parse the command line, then import torch and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description=__doc__,
+        epilog=f"The keys of a recipe's train section:\n\n{describe(TrainConfig, 'train')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="RUN/recipe.yaml")
+    parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
+    arguments = parser.parse_args()
+    config = build(TrainConfig, read_yaml(arguments.config).get("train") or {}, "train")
+    from trainer.train import train
+
+    return train(config, RunFolder(arguments.config.parent), arguments.attempt)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

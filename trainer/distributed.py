@@ -1,0 +1,89 @@
+"""The ranks of a run: who I am, and how we agree."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This rank among the ranks."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+    control: dist.ProcessGroup
+    """gloo over all ranks: agreeing on it does not make the host wait for the GPU."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what only one may write."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says yes. Every rank must ask, and all get the same answer."""
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.control)
+        return bool(votes.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks, element by element; on the device."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.ranks
+
+    def share(self, value: Any) -> Any:
+        """What rank 0 holds, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank holds, on every rank."""
+        values: list[Any] = [None] * self.ranks
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier(group=self.control)
+
+
+def start(device: Literal["cuda", "cpu"]) -> World:
+    """Join the other ranks; the agent has set the five variables that say where they are."""
+    missing = [name for name in RANK_VARIABLES if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} not set: a rank is started by `letterpress submit` or, on "
+            "SLURM, by slurm/train_8xA100.sh"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch sees no GPU here: --set train.device=cpu")
+    # DeepSpeed chooses its accelerator when it is imported.
+    os.environ["DS_ACCELERATOR"] = device
+    import deepspeed
+
+    # Its all-reduce through shared memory serves inference alone, and would cost half a minute of
+    # compiling, with a compiler, on every new machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+    return World(
+        rank=dist.get_rank(),
+        ranks=dist.get_world_size(),
+        device=torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu"),
+        control=dist.new_group(backend="gloo"),
+    )
+
+
+def finish() -> None:
+    """Leave the other ranks in order."""
+    dist.destroy_process_group()

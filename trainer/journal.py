@@ -1,0 +1,115 @@
+"""What a rank has to say: a heartbeat, one JSON line per event, TensorBoard, a line for people."""
+
+import json
+import logging
+import math
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from cluster.heartbeat import Heartbeat
+from cluster.run_folder import RunFolder
+from trainer.distributed import World
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Every rank has one; the events and TensorBoard are rank 0's alone."""
+
+    def __init__(
+        self, run: RunFolder, attempt: int, world: World, *, steps: int, images_per_step: int
+    ) -> None:
+        folder = run.attempt(attempt)
+        self.beat = Heartbeat(folder.heartbeat(world.rank), world.rank)
+        self.beat("load", step=0, steps=steps, images_per_step=images_per_step)
+        self._world = world
+        self._run = run
+        self._events: TextIO | None = folder.events.open("a") if world.is_main else None
+        self._board: SummaryWriter | None = None
+        self._kept: list[tuple[int, Tensor, dict[str, float]]] = []
+        self._clock_s = time.monotonic()
+        self._images_per_step = images_per_step
+        self._broken: set[str] = set()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._events:
+            self._events.close()
+        if self._board:
+            self._board.close()
+
+    def open_board(self, first_step: int) -> None:
+        """Start the curves at `first_step`; what an earlier attempt drew beyond it is dropped."""
+        if self._world.is_main:
+            self._board = SummaryWriter(self._run.tensorboard / "train", purge_step=first_step + 1)
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Record something that happened."""
+        if self._events:
+            self._events.write(json.dumps({"event": event, "time": time.time(), **facts}) + "\n")
+            self._events.flush()
+
+    def note(self, message: str) -> None:
+        """One line for people, on rank 0."""
+        if self._world.is_main:
+            log.info(message)
+
+    def start_clock(self) -> None:
+        """Leave out of the images/s what came since the last step."""
+        self._clock_s = time.monotonic()
+
+    def keep(self, step: int, loss: Tensor, **scalars: float) -> None:
+        """Keep one optimizer step's scalars; the loss stays on the device until `write_steps`."""
+        self._kept.append((step, loss, scalars))
+
+    def write_steps(self) -> None:
+        """Read the kept losses, averaged over the ranks, and record them. Every rank must call it.
+
+        FloatingPointError if one is not finite.
+        """
+        kept, self._kept = self._kept, []
+        losses = self._world.mean(torch.stack([loss for _, loss, _ in kept])).tolist()
+        images = len(kept) * self._images_per_step
+        images_per_s = images / max(time.monotonic() - self._clock_s, 1e-9)
+        for (step, _, scalars), loss in zip(kept, losses, strict=True):
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss of step {step} is {loss}")
+            self._write_step(step, {"loss": loss, **scalars, "images_per_s": images_per_s})
+        self.beat("train", step=kept[-1][0], loss=losses[-1], images_per_s=images_per_s)
+        if self._board:
+            self._board.flush()
+        self.start_clock()
+
+    def count_broken(self, names: list[str]) -> None:
+        """Name each sample that this rank could not read, once, and count them."""
+        for name in set(names) - self._broken:
+            self._broken.add(name)
+            log.warning("passed over a sample that cannot be read: %s", name)
+            self.beat("train", broken_samples=len(self._broken))
+
+    def pictures(self, step: int, images: list[Image.Image]) -> None:
+        """Show the previews of a step."""
+        if self._board:
+            for number, image in enumerate(images):
+                self._board.add_image(f"preview/{number}", np.array(image), step, dataformats="HWC")
+            self._board.flush()
+
+    def _write_step(self, step: int, scalars: dict[str, float]) -> None:
+        self.event("step", step=step, **scalars)
+        if self._board:
+            for name, value in scalars.items():
+                self._board.add_scalar(f"train/{name}", value, step)

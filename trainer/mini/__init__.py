@@ -1,0 +1,1 @@
+"""The mini model: Stable Diffusion's shape at a size that two CPU cores can train."""

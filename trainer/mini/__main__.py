@@ -1,0 +1,140 @@
+"""python -m trainer.mini start|pack: the two ends of making the mini model (`make mini-model`).
+
+start   trains the autoencoder and CLIP, and writes a pipeline around them whose UNet is untrained
+pack    puts the trained UNet of an export, and CLIP, into one small folder
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cluster.program import run_program
+from trainer.config import OptimConfig
+from trainer.data.loader import Batch, open_batches
+from trainer.data.order import rank_positions
+from trainer.data.shards import ShardFolder
+from trainer.mini.autoencoder import psnr_db, train_autoencoder
+from trainer.mini.clip import share_matched, train_clip
+from trainer.mini.networks import (
+    Size,
+    new_autoencoder,
+    new_clip,
+    new_image_processor,
+    new_pipeline,
+    new_tokenizer,
+    set_latent_scale,
+    text_encoder_of,
+)
+from trainer.models.pipeline import load_pipeline
+
+AUTOENCODER_BATCH = 8  # small: at this size many steps count for more than large batches
+CLIP_BATCH = 64
+AUTOENCODER = OptimConfig(lr=2e-3, warmup_steps=200, schedule="cosine", weight_decay=0.0)
+CLIP = OptimConfig(lr=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.05)
+CHECKED = 512  # pictures that the two networks are judged on, from the end of the shards
+
+
+def main() -> int:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.mini",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    start_parser = commands.add_parser("start", help="train the encoders")
+    start_parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of shards, taken in turn"
+    )
+    start_parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    start_parser.add_argument("--autoencoder-steps", type=int, default=12_000)
+    start_parser.add_argument("--clip-steps", type=int, default=6_000)
+    pack_parser = commands.add_parser("pack", help="make one small folder")
+    pack_parser.add_argument("--start", type=Path, required=True, help="what `start` wrote")
+    pack_parser.add_argument("--export", type=Path, required=True, help="a full export of the run")
+    pack_parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    if arguments.command == "start":
+        start(arguments.data, arguments.out, arguments.autoencoder_steps, arguments.clip_steps)
+    else:
+        pack(arguments.start, arguments.export, arguments.out)
+    return 0
+
+
+def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) -> None:
+    """Train both encoders on the shards in `data`; write `out` (a pipeline) and `out`/clip."""
+    torch.manual_seed(0)
+    size, shards = Size(), [ShardFolder(folder) for folder in data]
+    tokenizer, processor = new_tokenizer(size.max_tokens), new_image_processor()
+    held_back = next(_batches(shards[0], 1, CHECKED, first_step=len(shards[0]) // CHECKED - 1))
+
+    clip = new_clip(size, tokenizer)
+    pairs = ((b.images, b.captions) for b in _in_turn(shards, clip_steps, CLIP_BATCH))
+    _follow("CLIP", train_clip(clip, tokenizer, processor, pairs, CLIP, clip_steps), clip_steps)
+    matched = share_matched(clip, tokenizer, processor, (held_back.images, held_back.captions))
+    print(f"CLIP finds the caption of {matched:.1%} of {CHECKED} pictures among all {CHECKED}")
+
+    vae = new_autoencoder(size)
+    images = (b.images for b in _in_turn(shards, autoencoder_steps, AUTOENCODER_BATCH))
+    losses = train_autoencoder(vae, images, AUTOENCODER, autoencoder_steps)
+    _follow("autoencoder", losses, autoencoder_steps)
+    set_latent_scale(vae, _latents(vae, held_back.images))
+    print(f"autoencoder: {psnr_db(vae, held_back.images):.1f} dB over {CHECKED} pictures")
+
+    new_pipeline(size, vae, text_encoder_of(clip), tokenizer).save_pretrained(out)
+    for part in (clip, tokenizer, processor):
+        part.save_pretrained(out / "clip")
+    print(f"wrote {out}")
+
+
+def pack(start_folder: Path, export: Path, out: Path) -> None:
+    """The export's networks in 16 bits in `out`, CLIP beside them in `out`/clip."""
+    from transformers import CLIPModel
+
+    pipeline = load_pipeline(export, dtype=torch.float16)
+    pipeline.save_pretrained(out)
+    shutil.copytree(start_folder / "clip", out / "clip", dirs_exist_ok=True)
+    CLIPModel.from_pretrained(start_folder / "clip", dtype=torch.float16).save_pretrained(
+        out / "clip"
+    )
+    size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    print(f"wrote {out}: {size_mb:.1f} MB")
+
+
+def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Batch]:
+    sources = [_batches(shards, steps, batch) for shards in folders]
+    return (batch for batches in zip(*sources, strict=True) for batch in batches)
+
+
+def _batches(shards: ShardFolder, steps: int, batch: int, first_step: int = 0) -> Iterator[Batch]:
+    positions = rank_positions(
+        first_step, first_step + steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1
+    )
+    return open_batches(shards, positions, seed=0, workers=0)
+
+
+@torch.no_grad()
+def _latents(vae: torch.nn.Module, images: Tensor) -> Tensor:
+    latents: Tensor = vae.encode(images.float() / 127.5 - 1).latent_dist.mode()  # type: ignore[operator]
+    return latents
+
+
+def _follow(name: str, losses: Iterable[float], steps: int) -> None:
+    """Print the mean loss now and then while a network trains."""
+    recent: list[float] = []
+    for step, loss in enumerate(losses, 1):
+        recent.append(loss)
+        if step % 200 == 0 or step == steps:
+            print(
+                f"{name}: step {step} of {steps}, loss {sum(recent) / len(recent):.4f}", flush=True
+            )
+            recent.clear()
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

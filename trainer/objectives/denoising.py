@@ -1,0 +1,79 @@
+"""The diffusion objective: predict the noise, or the velocity, in a noised latent."""
+
+from typing import Any
+
+from torch import Tensor
+
+from trainer.config import TrainConfig
+from trainer.data.loader import Batch
+from trainer.models.pipeline import Parts
+from trainer.objectives.randomness import draw
+
+
+class Denoising:
+    """Mean squared error between what the network predicts and what was mixed in."""
+
+    def __init__(self, parts: Parts, config: TrainConfig) -> None:
+        self.parts = parts
+        self.seed = config.seed
+        self.caption_dropout = config.objective.caption_dropout
+        self.prediction: str = config.objective.prediction
+        if self.prediction == "as_model":
+            self.prediction = parts.scheduler.config.prediction_type
+        elif config.lora and self.prediction != parts.scheduler.config.prediction_type:
+            raise ValueError(
+                f"train.objective.prediction {self.prediction} needs every weight of a model made "
+                f"for {parts.scheduler.config.prediction_type}: leave it as_model, or lora null"
+            )
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(
+                f"the model predicts {self.prediction!r}: only epsilon and v_prediction are trained"
+            )
+        self.alphas_cumprod = parts.scheduler.alphas_cumprod.to(parts.vae.device)
+
+    def __call__(self, unet: Any, batch: Batch) -> Tensor:
+        """The loss of one forward pass of `unet` (an engine, or a plain network)."""
+        parts = self.parts
+        height, width = (pixels // parts.latent_scale for pixels in batch.images.shape[2:])
+        draws = draw(
+            batch.positions,
+            seed=self.seed,
+            latent_shape=(parts.vae.config.latent_channels, height, width),
+            num_timesteps=len(self.alphas_cumprod),
+            caption_dropout=self.caption_dropout,
+        )
+        latents = parts.encode_images(batch.images, draws.posterior)
+        captions = [
+            "" if drop else caption
+            for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
+        ]
+        context = parts.encode_captions(captions)
+        noise = draws.noise.to(latents)
+        timesteps = draws.timesteps.to(latents.device)
+        alphas = self.alphas_cumprod[timesteps].to(latents.dtype)
+        noised = add_noise(latents, noise, alphas)
+        predicted = unet(noised, timesteps, context).sample
+        return mean_squared_error(predicted, target(self.prediction, latents, noise, alphas))
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = sqrt(a) x_0 + sqrt(1 - a) e, with one a per sample (Ho et al. 2020)."""
+    a = alphas_cumprod.view(-1, 1, 1, 1)
+    return a.sqrt() * latents + (1 - a).sqrt() * noise
+
+
+def target(prediction: str, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """What the network should answer.
+
+    epsilon: the noise e. v_prediction: sqrt(a) e - sqrt(1 - a) x_0 (Salimans & Ho 2022).
+    """
+    if prediction == "epsilon":
+        return noise
+    assert prediction == "v_prediction", prediction
+    a = alphas_cumprod.view(-1, 1, 1, 1)
+    return a.sqrt() * noise - (1 - a).sqrt() * latents
+
+
+def mean_squared_error(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """The mean over all elements, in fp32 whatever the dtype of the network."""
+    return (predicted.float() - wanted.float()).square().mean()
