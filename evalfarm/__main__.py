@@ -1,0 +1,96 @@
+"""The evaluation farm: makes pictures from every checkpoint and scores them, on Ray.
+
+    python -m evalfarm watch --run runs/mini
+    python -m evalfarm score --suite mini --model assets/mini exports/step-00000080 --out scores
+    python -m evalfarm report --run runs/mini
+
+With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.
+Without, one is started on this machine and ended with the farm.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.config import build, describe, read_yaml, set_key
+from cluster.program import run_program
+from cluster.ray_cluster import prepare_environment
+from cluster.run_folder import RunFolder, read_json
+from cluster.table import results_table
+from evalfarm.config import EvalConfig
+
+
+def main() -> int:
+    """Parse the command line and do what it says."""
+    arguments = _parser().parse_args()
+    commands = {"watch": _watch, "score": _score, "report": _report}
+    commands[arguments.command](arguments)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evalfarm",
+        description=__doc__,
+        epilog=f"The keys of a recipe's eval section:\n\n{describe(EvalConfig, 'eval')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    watch = commands.add_parser("watch", help="score a run's exports while it trains")
+    watch.add_argument("--run", type=Path, required=True, help="the run folder")
+    score = commands.add_parser("score", help="score any models")
+    score.add_argument("--suite", nargs="+", required=True, help="names or YAML files of suites")
+    score.add_argument(
+        "--model", type=Path, nargs="+", required=True, help="exports or diffusers folders"
+    )
+    score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
+    score.add_argument(
+        "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
+    )
+    score.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
+    )
+    report = commands.add_parser("report", help="print a run's results")
+    report.add_argument("--run", type=Path, required=True, help="the run folder")
+    return parser
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    run = RunFolder.existing(arguments.run)
+    section = read_yaml(run.recipe).get("eval")
+    if not section:
+        raise ValueError(f"{run.recipe} has no eval section: there is nothing to score by")
+    config = build(EvalConfig, section, "eval")
+    prepare_environment()
+    from evalfarm.farm import watch
+
+    watch(config, run)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
+    section["suites"] = arguments.suite
+    for assignment in arguments.set:
+        set_key(section, assignment)
+    config = build(EvalConfig, section, "eval")
+    missing = [str(model) for model in arguments.model if not model.exists()]
+    if missing:
+        raise ValueError(f"there is no model at {', '.join(missing)}")
+    prepare_environment()
+    from evalfarm.farm import score
+
+    for results in score(config, arguments.model, arguments.out):
+        print(results_table(results))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    run = RunFolder.existing(arguments.run)
+    found = sorted(run.evaluations.glob("*/results.json"))
+    if not found:
+        raise ValueError(f"{run.evaluations} holds no results yet")
+    for path in found:
+        print(f"{path.parent.name}\n{results_table(read_json(path))}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

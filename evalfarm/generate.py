@@ -1,0 +1,111 @@
+"""The actor that makes pictures: one pipeline, whose weights change with the checkpoint."""
+
+import hashlib
+import io
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cluster.run_folder import write_bytes
+from evalfarm.ledger import Picture
+from evalfarm.suite import Suite
+from evalfarm.work import Generate, Result, picture_file
+from trainer.models.pipeline import load_pipeline
+
+
+class Generator:
+    """Makes the pictures of suites. A Ray actor in the farm, a plain object anywhere else."""
+
+    def __init__(self, device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp32"]) -> None:
+        self.device = device
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.worker = f"{socket.gethostname()}:generator"
+        self._loaded: tuple[str, StableDiffusionPipeline] | None = None
+
+    def run(self, unit: Generate) -> Result:
+        """Make a unit's pictures, one batch, each from noise of its own."""
+        started = time.monotonic()
+        images = make_pictures(self._pipeline(unit), unit.suite, unit.pairs)
+        seconds = (time.monotonic() - started) / len(images)
+        pictures = [
+            self._save(unit, image, prompt, sample, seconds)
+            for image, (prompt, sample) in zip(images, unit.pairs, strict=True)
+        ]
+        return Result(pictures=pictures)
+
+    def _pipeline(self, unit: Generate) -> StableDiffusionPipeline:
+        if self._loaded is None or self._loaded[0] != unit.checkpoint:
+            self._loaded = None  # two do not fit where one does
+            pipeline = load_pipeline(unit.path, device=self.device, dtype=self.dtype)
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+            self._loaded = (unit.checkpoint, pipeline)
+        return self._loaded[1]
+
+    def _save(
+        self, unit: Generate, image: Image.Image, prompt: int, sample: int, seconds: float
+    ) -> Picture:
+        file = picture_file(unit.subfolder, prompt, sample)
+        data = _png(image, parameters(unit, prompt, sample))
+        write_bytes(unit.folder / file, data)
+        return Picture(
+            checkpoint=unit.checkpoint,
+            prompt=prompt,
+            sample=sample,
+            status="ok",
+            file=file,
+            sha256=hashlib.sha256(data).hexdigest(),
+            worker=self.worker,
+            seconds=seconds,
+        )
+
+
+def make_pictures(
+    pipeline: StableDiffusionPipeline, suite: Suite, pairs: Sequence[tuple[int, int]]
+) -> list[Image.Image]:
+    """The pictures of these (prompt, sample) pairs, made as one batch."""
+    # Drawn on the CPU: the noise is the same on every machine.
+    noise = [
+        torch.Generator().manual_seed(picture_seed(suite.seed, prompt, sample))
+        for prompt, sample in pairs
+    ]
+    images: list[Image.Image] = pipeline(
+        [suite.prompts[prompt] for prompt, _ in pairs],
+        num_inference_steps=suite.sampler_steps,
+        guidance_scale=suite.guidance,
+        height=suite.height,
+        width=suite.width,
+        generator=noise,
+    ).images
+    return images
+
+
+def parameters(unit: Generate, prompt: int, sample: int) -> str:
+    """How a picture was made, in the words that Stable Diffusion web UIs read from a PNG."""
+    suite = unit.suite
+    return (
+        f"{suite.prompts[prompt]}\n"
+        f"Steps: {suite.sampler_steps}, Sampler: DDIM, CFG scale: {suite.guidance}, "
+        f"Seed: {picture_seed(suite.seed, prompt, sample)}, Size: {suite.width}x{suite.height}, "
+        f"Model hash: {unit.checkpoint[:10]}, Model: {Path(unit.path).name}, RNG: CPU"
+    )
+
+
+def picture_seed(seed: int, prompt: int, sample: int) -> int:
+    """The seed of a picture's noise, 32 bits as the web UIs have it."""
+    digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _png(image: Image.Image, parameters: str) -> bytes:
+    info = PngInfo()
+    info.add_text("parameters", parameters)
+    buffer = io.BytesIO()
+    image.save(buffer, "png", pnginfo=info)
+    return buffer.getvalue()
