@@ -1,0 +1,143 @@
+"""The backend that runs on this machine: samples, then one agent and one farm, in view."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.exit_codes import ExitCode
+from cluster.processes import kill_session, start_session
+from cluster.run_folder import AttemptFolder, RunFolder
+from cluster.state import begin_attempt, end_attempt
+from launcher.follow import Follower
+from launcher.recipe import Recipe
+
+LOOK_EVERY_S = 0.2
+GRACE_S = 20.0  # for Ray to end its processes
+
+
+@dataclass
+class Job:
+    """The processes of an attempt on this machine."""
+
+    run: RunFolder
+    attempt: int
+    follower: Follower
+    stops_asked: int = 0
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
+        """Start a program of ours from the run's own copy of the code."""
+        environment = {**os.environ, "PYTHONPATH": str(self.run.code), "PYTHONUNBUFFERED": "1"}
+        environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        process = start_session(
+            [sys.executable, "-m", *command], log=log, env=environment, cwd=self.run.code
+        )
+        self.processes.append(process)
+        return process
+
+    def wait(self, *processes: subprocess.Popen[bytes] | None) -> int:
+        """Show what goes on until one of the processes has ended; its exit code.
+
+        The first Ctrl-C asks the run to save and stop, the second ends it at once.
+        """
+        while True:
+            try:
+                for process in processes:
+                    if process is not None and process.poll() is not None:
+                        return process.returncode
+                self.follower.update()
+                time.sleep(LOOK_EVERY_S)
+            except KeyboardInterrupt:
+                self.stops_asked += 1
+                if self.stops_asked > 1:
+                    raise
+                self.run.request_stop("Ctrl-C in the launcher")
+                self.follower.say(
+                    "saving at the next step, then stopping; Ctrl-C again ends it now"
+                )
+
+    def kill(self) -> None:
+        """End whatever still runs, and all that it started."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)  # agent and farm end what they started
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+            kill_session(process.pid)
+            process.wait()
+
+
+def run_here(recipe: Recipe, run: RunFolder) -> int:
+    """Run one attempt of `run` on this machine to its end; its exit code."""
+    attempt = begin_attempt(run, backend="local", pid=os.getpid())
+    job = Job(run, attempt, Follower(run, attempt))
+    code: int = ExitCode.RETRY_ELSEWHERE
+    try:
+        code = _build_samples(job)
+        if code == ExitCode.DONE:
+            code = _train_and_score(job, recipe)
+    except KeyboardInterrupt:
+        job.follower.say("ended at once; what was published last can be resumed from")
+        code = ExitCode.RETRY_ELSEWHERE
+    finally:
+        job.kill()
+        outcome = end_attempt(run, attempt, code)
+        job.follower.close()
+        job.follower.say(f"the run is {outcome}")
+    return code
+
+
+def _build_samples(job: Job) -> int:
+    builder = job.start(["trainer.data", "build", "--config", str(job.run.recipe)], log=None)
+    code = job.wait(builder)
+    return ExitCode.STOPPED if job.stops_asked and code else code
+
+
+def _train_and_score(job: Job, recipe: Recipe) -> int:
+    """Train, and score beside it; what is published is scored to the end, also after a stop."""
+    farm = None
+    if recipe.eval:
+        command = ["evalfarm", "watch", "--run", str(job.run.root)]
+        farm = job.start(command, log=job.run.attempt(job.attempt).farm_log)
+    job.follower.say(f"starting {recipe.ranks.per_node} ranks in {job.run.root}")
+    rank = ["-m", "trainer", "--config", str(job.run.recipe), "--attempt", str(job.attempt)]
+    agent = job.start(
+        [
+            *("cluster.agent", "--run", str(job.run.root), "--attempt", str(job.attempt)),
+            *("--ranks", str(recipe.ranks.per_node), "--", sys.executable, *rank),
+        ],
+        log=None,
+    )
+    code = job.wait(agent)
+    end_attempt(job.run, job.attempt, code)  # tells the farm that no further export will come
+    if code not in (ExitCode.DONE, ExitCode.STOPPED):
+        job.follower.say(why_it_failed(job.run.attempt(job.attempt)))
+    farm_code = job.wait(farm) if farm else ExitCode.DONE
+    if farm_code:
+        log = job.run.attempt(job.attempt).farm_log
+        job.follower.say(f"the farm failed ({farm_code}): {last_words(log.read_text())}; see {log}")
+    return code or farm_code
+
+
+def why_it_failed(attempt: AttemptFolder) -> str:
+    """The rank that failed first, and its last words."""
+    for record in attempt.node_records():
+        rank = record["first_failed_rank"]
+        if rank is not None:
+            words = last_words("\n".join(record["log_tail"]))
+            return f"rank {rank} on {record['host']} failed: {words}; see {attempt.rank_log(rank)}"
+    return f"no rank started; see {attempt.root}"
+
+
+def last_words(log: str) -> str:
+    """The line of a log that says what went wrong: our own error line, or else the last."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1]

@@ -1,0 +1,95 @@
+"""What is known of runs, from their folders alone."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster.processes import is_alive
+from cluster.run_folder import RunFolder, published_steps, read_json
+from cluster.table import align, results_table
+from launcher.follow import progress_line
+
+SILENT_S = 60.0
+
+
+def runs_below(folder: Path) -> list[RunFolder]:
+    """The run folders in a folder, by name."""
+    return [RunFolder(path.parent) for path in sorted(folder.glob("*/recipe.yaml"))]
+
+
+def overview(runs: list[RunFolder]) -> str:
+    """A table with a line per run."""
+    rows = [["run", "state", "step", "checkpoints", "evaluated"]]
+    for run in runs:
+        beat = _main_beat(run)
+        rows.append(
+            [
+                str(run.root.name),
+                run_state(run),
+                f"{beat['step']}/{beat['steps']}" if beat else "–",
+                str(len(published_steps(run.checkpoints))),
+                str(sum(row["complete"] for results in _results(run) for row in results["rows"])),
+            ]
+        )
+    return "\n".join(align(rows))
+
+
+def details(run: RunFolder) -> str:
+    """All that is known of one run."""
+    state, number = read_json(run.state), run.last_attempt()
+    lines = [f"{run.root.name}: {run_state(run)}", f"folder     {run.root}"]
+    git = state.get("git")
+    if git:
+        changed = " and changes" if git["changed"] else ""
+        lines.append(f"code       {git['commit'][:10]}{changed}")
+    if number is not None:
+        lines.append(f"attempt    {number}")
+        lines.append(f"progress   {progress_line(run, run.attempt(number))}")
+    for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
+        steps = published_steps(folder)
+        if steps:
+            lines.append(f"{name:10} {steps[-1][1]} ({len(steps)} in all)")
+    for results in _results(run):
+        lines += ["", results["suite"], results_table(results)]
+    return "\n".join(lines)
+
+
+def results_and_places(run: RunFolder) -> str:
+    """The table of each suite, and where to look further."""
+    lines: list[str] = []
+    for results in _results(run):
+        folder = run.evaluation(results["suite"])
+        lines += ["", f"suite {results['suite']}", results_table(results), ""]
+        lines += [f"report    {folder / 'report.html'}", f"pictures  {folder / 'images'}"]
+    return "\n".join([*lines, f"curves    letterpress board {run.root}"])
+
+
+def run_state(run: RunFolder) -> str:
+    """new, running, stopping, done, stopped, failed, or lost: killed without a word."""
+    state = read_json(run.state)
+    if state["outcome"]:
+        return str(state["outcome"])
+    if not state["attempts"]:
+        return "new"
+    if _is_running(run, state["attempts"][-1]):
+        return "stopping" if run.stop_request.exists() else "running"
+    return "lost"
+
+
+def _is_running(run: RunFolder, attempt: dict[str, Any]) -> bool:
+    if attempt.get("backend") == "local":
+        return is_alive(attempt["pid"])
+    beat = _main_beat(run)  # on another machine: by its heartbeat
+    return beat is None or time.time() - beat["time"] < SILENT_S
+
+
+def _main_beat(run: RunFolder) -> dict[str, Any] | None:
+    number = run.last_attempt()
+    if number is None:
+        return None
+    path = run.attempt(number).heartbeat(0)
+    return dict(read_json(path)) if path.exists() else None
+
+
+def _results(run: RunFolder) -> list[dict[str, Any]]:
+    return [read_json(path) for path in sorted(run.evaluations.glob("*/results.json"))]
