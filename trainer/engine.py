@@ -71,6 +71,18 @@ def set_learning_rate(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
+def take_step(engine: Any) -> Tensor | float | None:
+    """Step if the batch is whole; the norm of its gradients before clipping, None if it is not."""
+    whole = engine.is_gradient_accumulation_boundary()
+    norm: Tensor | float | None = None
+    if whole and not engine.zero_optimization() and not engine.bfloat16_enabled():
+        # Without ZeRO the weights hold averaged gradients, and DeepSpeed keeps no norm of them.
+        weights = engine.module.parameters()
+        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+    engine.step()
+    return (norm if norm is not None else engine.get_global_grad_norm()) if whole else None
+
+
 def gathered_weights(engine: Any) -> dict[str, Tensor]:
     """The trainable weights whole, on rank 0's CPU; empty elsewhere. Every rank must call it."""
     import deepspeed

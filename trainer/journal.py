@@ -33,7 +33,7 @@ class Journal:
         self._run = run
         self._events: TextIO | None = folder.events.open("a") if world.is_main else None
         self._board: SummaryWriter | None = None
-        self._kept: list[tuple[int, Tensor, dict[str, float]]] = []
+        self._kept: list[tuple[int, Tensor, dict[str, Tensor | float]]] = []
         self._clock_s = time.monotonic()
         self._images_per_step = images_per_step
         self._broken: set[str] = set()
@@ -72,8 +72,8 @@ class Journal:
         """Leave out of the images/s what came since the last step."""
         self._clock_s = time.monotonic()
 
-    def keep(self, step: int, loss: Tensor, **scalars: float) -> None:
-        """Keep one optimizer step's scalars; the loss stays on the device until `write_steps`."""
+    def keep(self, step: int, loss: Tensor, **scalars: Tensor | float) -> None:
+        """Keep one optimizer step's scalars; what is on the device stays until `write_steps`."""
         self._kept.append((step, loss, scalars))
 
     def write_steps(self) -> None:
@@ -88,7 +88,8 @@ class Journal:
         for (step, _, scalars), loss in zip(kept, losses, strict=True):
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss of step {step} is {loss}")
-            self._write_step(step, {"loss": loss, **scalars, "images_per_s": images_per_s})
+            numbers = {name: float(value) for name, value in scalars.items()}
+            self._write_step(step, {"loss": loss, **numbers, "images_per_s": images_per_s})
         self.beat("train", step=kept[-1][0], loss=losses[-1], images_per_s=images_per_s)
         if self._board:
             self._board.flush()

@@ -12,7 +12,7 @@ from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
 from trainer.distributed import World
-from trainer.engine import learning_rate, set_learning_rate, start_engine
+from trainer.engine import learning_rate, set_learning_rate, start_engine, take_step
 from trainer.journal import Journal
 from trainer.models.lora import add_lora
 from trainer.models.pipeline import load_parts
@@ -31,6 +31,7 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
     ) as journal:
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         parts = load_parts(config.model, device=world.device, dtype=dtype)
+        torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
         if config.lora:
             add_lora(parts.unet, config.lora)
         objective = Denoising(parts, config)
@@ -61,11 +62,12 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
                 batch = next(batches)
                 micro_loss = objective(engine, batch)
                 engine.backward(micro_loss)
-                engine.step()
+                grad_norm = take_step(engine)
                 loss += micro_loss.detach() / accumulation
                 journal.count_broken(batch.broken)
             done += 1
-            journal.keep(done, loss, lr=lr, grad_norm=float(engine.get_global_grad_norm()))
+            assert grad_norm is not None, "the last forward pass of a batch makes a step"
+            journal.keep(done, loss, grad_norm=grad_norm, lr=lr)
             journal.beat("train", step=done)
 
             stop = world.any(world.is_main and run.stop_request.exists())

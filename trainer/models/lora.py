@@ -40,6 +40,7 @@ def save_lora(unet: UNet2DConditionModel, state: dict[str, Tensor], folder: Path
     empty = [name for name, weight in layers.items() if weight.numel() == 0]
     assert layers
     assert not empty, f"LoRA weights were not gathered: {empty}"
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=layers, **_collate_lora_metadata({"unet": unet})
-    )
+    metadata = _collate_lora_metadata({"unet": unet})
+    # `load_lora_weights` leaves a dropout that it reads here switched on, and every picture random.
+    metadata["unet_lora_adapter_metadata"]["lora_dropout"] = 0.0
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, **metadata)

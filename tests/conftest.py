@@ -1,0 +1,169 @@
+"""What the tests share: a tiny model, a few samples, recipes made of both, and programs to run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read by libraries when they are first imported.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from cluster.run_folder import RunFolder, read_json
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of the mini model's shape, a hundredth of its size, with a CLIP in it."""
+    import torch
+
+    from trainer.mini.networks import (
+        Size,
+        new_autoencoder,
+        new_clip,
+        new_image_processor,
+        new_pipeline,
+        new_tokenizer,
+        text_encoder_of,
+    )
+
+    torch.manual_seed(0)
+    size = Size(
+        autoencoder=(8, 8, 8, 8),
+        latent_channels=4,
+        unet=(32, 32),
+        text_dim=32,
+        text_layers=1,
+        vision_layers=1,
+        shared_dim=8,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = new_tokenizer(size.max_tokens)
+    clip = new_clip(size, tokenizer)
+    pipeline = new_pipeline(size, new_autoencoder(size), text_encoder_of(clip), tokenizer)
+    pipeline.save_pretrained(folder)
+    for part in (clip, tokenizer, new_image_processor()):
+        part.save_pretrained(folder / "clip")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 samples in two shards."""
+    from trainer.config import WordsConfig
+    from trainer.data.shards import write_shards
+    from trainer.data.words import draw_sample
+
+    words = WordsConfig(samples=64)
+    folder = tmp_path_factory.mktemp("data") / "words"
+    samples = (draw_sample(words, number) for number in range(64))
+    write_shards(samples, folder, {"words": "tests"}, samples_per_shard=40)
+    return folder
+
+
+@pytest.fixture
+def train_keys(tiny_model: Path, shards: Path) -> dict[str, Any]:
+    """The train section of a recipe that takes seconds."""
+    return {
+        "model": str(tiny_model),
+        "device": "cpu",
+        "precision": "fp32",
+        "data": {"path": str(shards)},
+        "steps": 4,
+        "global_batch": 8,
+        "micro_batch": 2,
+        "save_every": 2,
+        "log_every": 1,
+        "optim": {"lr": 1e-3},
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, train_keys: dict[str, Any]) -> Callable[..., RunFolder]:
+    """Makes a run folder with a recipe in it; keyword arguments change its train section."""
+
+    def make(name: str = "run", **changes: Any) -> RunFolder:
+        run = RunFolder(tmp_path / name)
+        run.root.mkdir()
+        recipe = {"name": name, "train": train_keys | changes}
+        run.recipe.write_text(json.dumps(recipe))  # JSON is YAML
+        return run
+
+    return make
+
+
+class Ranks:
+    """Two ranks under a real agent, in the background."""
+
+    def __init__(self, run: RunFolder, ranks: int = 2) -> None:
+        self.run = run
+        self.number = run.begin_attempt()
+        self.attempt = run.attempt(self.number)
+        attempt = ["--attempt", str(self.number)]
+        rank = [sys.executable, "-m", "trainer", "--config", str(run.recipe), *attempt]
+        agent = [sys.executable, "-m", "cluster.agent", "--run", str(run.root), *attempt]
+        self.process = subprocess.Popen(
+            [*agent, "--ranks", str(ranks), "--", *rank], cwd=CHECKOUT, start_new_session=True
+        )
+
+    def wait(self, timeout_s: float = 120) -> int:
+        """Wait for the end; the agent's exit code."""
+        return self.process.wait(timeout_s)
+
+    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+        """Wait until `step` optimizer steps are done."""
+        wait_until(lambda: step in self.losses() or self.process.poll() is not None, timeout_s)
+        assert self.process.poll() is None, f"ended before step {step}: {self.log()}"
+
+    def kill_rank(self, rank: int) -> None:
+        """SIGKILL one rank."""
+        os.kill(read_json(self.attempt.heartbeat(rank))["pid"], signal.SIGKILL)
+
+    def losses(self) -> dict[int, float]:
+        """The loss of each step of this attempt, to the digit."""
+        return {event["step"]: event["loss"] for event in self.events("step")}
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of a kind, in order."""
+        if not self.attempt.events.exists():
+            return []
+        lines = self.attempt.events.read_text().splitlines(keepends=True)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if event["event"] == kind]
+
+    def log(self, rank: int = 0) -> str:
+        """What a rank printed."""
+        path = self.attempt.rank_log(rank)
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def start_ranks() -> Iterator[Callable[..., Ranks]]:
+    """Starts ranks on a run folder; what still runs when the test ends is killed."""
+    started: list[Ranks] = []
+
+    def start(run: RunFolder, ranks: int = 2) -> Ranks:
+        started.append(Ranks(run, ranks))
+        return started[-1]
+
+    yield start
+    for ranks in started:
+        ranks.process.kill()  # its ranks die with it
+        ranks.process.wait()
+
+
+def wait_until(is_true: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Wait for a condition; fail if it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
+        time.sleep(0.01)

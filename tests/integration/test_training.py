@@ -1,0 +1,241 @@
+"""Real DeepSpeed ranks over gloo: killed, stopped, resumed, exported."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cluster.exit_codes import ExitCode
+from cluster.run_folder import RunFolder, published_steps, read_json, verify
+from tests.conftest import Ranks
+
+MakeRun = Callable[..., RunFolder]
+StartRanks = Callable[..., Ranks]
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
+PREVIEW = {"prompts": ["'moon' in red on white, sans"] * 3, "sampler_steps": 2, "seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("stage", "lora"), [(0, None), (2, LORA), (3, None)], ids=["zero0-full", "zero2-lora", "zero3"]
+)
+def test_a_killed_run_goes_on_with_the_losses_of_one_that_was_not(
+    stage: int, lora: dict[str, Any] | None, make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    keys: dict[str, Any] = {"steps": 24, "save_every": 5, "zero": {"stage": stage}, "lora": lora}
+    undisturbed = start_ranks(make_run("undisturbed", **keys))
+    assert undisturbed.wait() == ExitCode.DONE, undisturbed.log()
+
+    run = make_run("killed", **keys)
+    killed = start_ranks(run)
+    killed.wait_for_step(7)
+    killed.kill_rank(1)
+    assert killed.wait() == ExitCode.RETRY_ELSEWHERE
+    (record,) = killed.attempt.node_records()
+    assert record["first_failed_rank"] == 1
+    assert record["ranks"][1]["signal"] == "SIGKILL"
+
+    resumed = start_ranks(run)
+    assert resumed.wait() == ExitCode.DONE, resumed.log()
+    expected = undisturbed.losses()
+    assert len(expected) == 24
+    assert min(resumed.losses()) > 5  # it went on, it did not start over
+    assert killed.losses() | resumed.losses() == expected
+    assert all(expected[step] == loss for step, loss in killed.losses().items())
+
+
+def test_every_zero_stage_computes_the_same_losses(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    losses = []
+    for stage in (0, 1, 2, 3):
+        ranks = start_ranks(make_run(f"zero{stage}", steps=3, zero={"stage": stage}))
+        assert ranks.wait() == ExitCode.DONE, ranks.log()
+        losses.append(list(ranks.losses().values()))
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_bf16_trains_lora_at_every_zero_stage(
+    stage: int, make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    ranks = start_ranks(make_run(steps=2, precision="bf16", lora=LORA, zero={"stage": stage}))
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+    assert all(math.isfinite(loss) for loss in ranks.losses().values())
+
+
+def test_accumulated_batches_give_the_losses_of_whole_ones(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    whole = start_ranks(make_run("whole", micro_batch=4))
+    assert whole.wait() == ExitCode.DONE
+    accumulated = start_ranks(make_run("accumulated", micro_batch=1))
+    assert accumulated.wait() == ExitCode.DONE
+    steps = sorted(whole.losses())
+    np.testing.assert_allclose(
+        [accumulated.losses()[step] for step in steps],
+        [whole.losses()[step] for step in steps],
+        rtol=1e-5,
+    )
+
+
+def test_a_stop_is_saved_at_the_next_step_and_resumed_from_there(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    run = make_run(steps=500, save_every=500)
+    ranks = start_ranks(run)
+    ranks.wait_for_step(3)
+    run.request_stop("the test")
+    assert ranks.wait() == ExitCode.STOPPED
+    ((stopped_at, folder),) = published_steps(run.checkpoints)
+    assert stopped_at == max(ranks.losses())
+    assert verify(folder)["step"] == stopped_at
+
+    run.clear_stop_request()
+    resumed = start_ranks(run)
+    resumed.wait_for_step(stopped_at + 1)
+    assert min(resumed.losses()) == stopped_at + 1
+
+
+def test_a_spoilt_checkpoint_is_passed_over_and_named(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    run = make_run(steps=4, save_every=2)
+    whole = start_ranks(run)
+    assert whole.wait() == ExitCode.DONE
+    spoilt = next((run.checkpoint(4) / "deepspeed").glob("*optim_states.pt"))
+    spoilt.write_bytes(spoilt.read_bytes()[:-1])
+
+    resumed = start_ranks(run)
+    assert resumed.wait() == ExitCode.DONE
+    assert sorted(resumed.losses()) == [3, 4]
+    assert resumed.losses() == {step: whole.losses()[step] for step in (3, 4)}
+    (start,) = resumed.events("start")
+    assert str(spoilt) in start["passed_over"][0]
+    verify(run.checkpoint(4))  # published anew
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_start_over(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    run = make_run(steps=2, save_every=2)
+    assert start_ranks(run).wait() == ExitCode.DONE
+    next((run.checkpoint(2) / "deepspeed").iterdir()).unlink()
+    resumed = start_ranks(run)
+    assert resumed.wait() == ExitCode.BAD_INPUT
+    assert "error: no checkpoint in" in resumed.log()
+    assert "Traceback" not in resumed.log()
+
+
+def test_a_full_export_is_a_diffusers_folder_that_gives_the_trainers_pictures(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    run = make_run(zero={"stage": 3}, preview=PREVIEW, objective={"prediction": "epsilon"})
+    ranks = start_ranks(run)
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+
+    pipeline = StableDiffusionPipeline.from_pretrained(run.export(4), safety_checker=None)
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    _assert_previews_equal(run.export(4), pipeline)
+
+
+def test_a_lora_export_loads_with_its_alpha_and_gives_the_trainers_pictures(
+    tiny_model: Path, make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    run = make_run(zero={"stage": 3}, lora=LORA, preview=PREVIEW, optim={"lr": 0.05})
+    ranks = start_ranks(run)
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    _assert_previews_equal(run.export(0), pipeline)  # the base, before it has learnt
+    pipeline.load_lora_weights(run.export(4))
+    _assert_previews_equal(run.export(4), pipeline)
+    first, last = (run.export(step) / "preview" / "0000.png" for step in (0, 4))
+    assert np.abs(_pixels(first) - _pixels(last)).max() > 5  # it has learnt something to tell
+
+
+def test_an_unreadable_sample_is_passed_over_counted_and_named(
+    shards: Path, tmp_path: Path, make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    index = np.load(broken / "index.npy")
+    offset, size = (int(value) for value in index[17]["png"])
+    with (broken / "00000.tar").open("r+b") as shard:
+        shard.seek(offset)
+        shard.write(b"\0" * size)
+    run = make_run(data={"path": str(broken)}, steps=8)  # the whole epoch
+    ranks = start_ranks(run)
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+    logs = ranks.log(0) + ranks.log(1)
+    assert logs.count("passed over a sample that cannot be read: broken/00000.tar:000000017") == 1
+    beats = [read_json(ranks.attempt.heartbeat(rank)) for rank in (0, 1)]
+    assert sum(beat.get("broken_samples", 0) for beat in beats) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/no/such/model"}, "error: model '/no/such/model' is neither a folder nor in"),
+        ({"global_batch": 7}, "error: train.global_batch 7 cannot be split evenly over 2 ranks"),
+        ({"lora": {"target_modules": ["nowhere"]}}, "error: train.lora.target_modules ['nowhere']"),
+        ({"device": "cuda"}, "error: train.device is cuda, but torch sees no GPU here"),
+    ],
+    ids=["model", "batch", "lora", "device"],
+)
+def test_a_users_mistake_is_one_line_and_bad_input(
+    changes: dict[str, Any], message: str, make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    ranks = start_ranks(make_run(**changes))
+    assert ranks.wait() == ExitCode.BAD_INPUT
+    logs = ranks.log(0) + ranks.log(1)
+    assert message in logs
+    assert "Traceback" not in logs
+
+
+def test_the_training_curves_are_on_the_step_axis(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(preview=PREVIEW)
+    ranks = start_ranks(run)
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+    board = EventAccumulator(str(run.tensorboard / "train")).Reload()
+    curve = {point.step: point.value for point in board.Scalars("train/loss")}
+    assert curve == pytest.approx(ranks.losses(), rel=1e-6)
+    assert {"train/lr", "train/grad_norm", "train/images_per_s"} <= set(board.Tags()["scalars"])
+    assert [image.step for image in board.Images("preview/0")] == [0, 2, 4]
+
+
+def _assert_previews_equal(export: Path, pipeline: Any) -> None:
+    for number, prompt in enumerate(PREVIEW["prompts"]):
+        made = pipeline(
+            prompt,
+            num_inference_steps=PREVIEW["sampler_steps"],
+            guidance_scale=4.0,
+            generator=torch.Generator().manual_seed(5 + number),
+        ).images[0]
+        shown = _pixels(export / "preview" / f"{number:04d}.png")
+        # A level of grey may round the other way.
+        assert np.abs(np.asarray(made).astype(int) - shown).max() <= 1, json.dumps(str(export))
+
+
+def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.asarray(Image.open(path)).astype(int)
