@@ -130,14 +130,14 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked) -> int | None
     """Wait until all ranks have ended well, or one has failed and the rest are ended. Which one."""
     good = (None, ExitCode.DONE, ExitCode.STOPPED)
     while True:
-        running = any(rank.poll() is None for rank in ranks)
-        failed = [number for number, rank in enumerate(ranks) if rank.returncode not in good]
+        codes = [rank.poll() for rank in ranks]
+        failed = [number for number, code in enumerate(codes) if code not in good]
         if failed:
             for rank in ranks:
                 end_session(rank.pid, grace_s=GRACE_S)
             # A killed rank takes others down within moments, never the reverse.
-            return min(failed, key=lambda number: ranks[number].returncode)
-        if asked.to_kill or not running:
+            return min(failed, key=lambda number: codes[number] or 0)
+        if asked.to_kill or None not in codes:
             return None
         time.sleep(POLL_S)
 

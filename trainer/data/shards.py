@@ -9,8 +9,10 @@ A folder of shards is published like every other folder here (cluster/run_folder
 
 import io
 import json
+import os
 import shutil
 import tarfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,13 +40,14 @@ class ShardFolder:
         # Mapped, not read: the ranks of a node share its pages.
         self.index = np.load(folder / INDEX, mmap_mode="r")
         self.image_member = _image_member(self.manifest["members"], folder)
-        self._shards: dict[int, io.BufferedReader] = {}
+        self._handles: dict[int, int] = {}
+        weakref.finalize(self, _close, self._handles)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}  # open files do not travel to a worker process
+        return {**self.__dict__, "_handles": {}}  # open files do not travel to another process
 
     def key(self, number: int) -> str:
         """The name of a sample, for people: shard and key."""
@@ -55,9 +58,8 @@ class ShardFolder:
         """The bytes of one member of a sample; OSError if the shard ends before."""
         row = self.index[number]
         offset, size = (int(value) for value in row[member])
-        shard = self._shard(int(row["shard"]))
-        shard.seek(offset)
-        data = shard.read(size)
+        # With its own offset: processes that were forked from us share the handle.
+        data = os.pread(self._handle(int(row["shard"])), size, offset)
         if len(data) != size:
             raise OSError(f"{self.key(number)} ends after {len(data)} of {size} bytes")
         return data
@@ -70,10 +72,10 @@ class ShardFolder:
         """The caption of a sample."""
         return self.read(number, CAPTION_MEMBER).decode()
 
-    def _shard(self, number: int) -> io.BufferedReader:
-        if number not in self._shards:
-            self._shards[number] = (self.folder / f"{number:05d}.tar").open("rb")
-        return self._shards[number]
+    def _handle(self, shard: int) -> int:
+        if shard not in self._handles:
+            self._handles[shard] = os.open(self.folder / f"{shard:05d}.tar", os.O_RDONLY)
+        return self._handles[shard]
 
 
 def write_shards(
@@ -128,6 +130,11 @@ def _samples_in(shard: Path) -> Iterator[dict[str, Any]]:
             row = rows.setdefault(key, {"key": key.encode(), "shard": int(shard.stem)})
             row[name] = (member.offset_data, member.size)
     yield from rows.values()
+
+
+def _close(handles: dict[int, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
 
 
 def _members(key: str, sample: Sample) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def load_parts(model: str, *, device: torch.device, dtype: torch.dtype) -> Parts
     index = json.loads((folder / "model_index.json").read_text())
     if index.get("unet", [None, None])[1] != "UNet2DConditionModel":
         raise ValueError(f"model {model} is a {index.get('_class_name')}, not a Stable Diffusion")
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=dtype)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype)
     text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=torch.float32)
     return Parts(
         folder=folder,
         unet=unet.to(device),
@@ -115,7 +115,7 @@ def load_pipeline(
     facts = export_facts(folder)
     base = find_model(str(facts["base"] if facts.get("kind") == "lora" else folder))
     pipeline = StableDiffusionPipeline.from_pretrained(
-        base, torch_dtype=dtype, safety_checker=None, local_files_only=True
+        base, dtype=dtype, safety_checker=None, local_files_only=True
     )
     if facts.get("kind") == "lora":
         pipeline.load_lora_weights(str(folder))

@@ -1,0 +1,82 @@
+"""CLIPScore against the plain definition, and its absence where there is no CLIP."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from evalfarm.config import EvalConfig
+from evalfarm.ledger import Score
+from evalfarm.metrics.base import Asked
+from evalfarm.metrics.clip_score import ClipScore
+from trainer.models.clip import Clip
+
+
+def test_the_score_is_a_hundred_times_the_cosine_or_nothing(tiny_model: Path) -> None:
+    images = [Image.new("RGB", (96, 32), colour) for colour in ("red", "white", "black", "blue")]
+    prompts = ["'a' in red", "'b' in white", "nothing", "'c'"]
+    clip = Clip(tiny_model / "clip")
+    pairs = zip(images, prompts, strict=True)
+    cosines = [float(clip.images([i])[0] @ clip.texts([p])[0]) for i, p in pairs]
+
+    metric = ClipScore(EvalConfig(clip=tiny_model / "clip"))
+    asked = [Asked(image=i, prompt=p, words=[]) for i, p in zip(images, prompts, strict=True)]
+    scores = [seen.numbers["score"] for seen in metric.look(asked)]
+    assert scores == pytest.approx([100 * max(0, cosine) for cosine in cosines], abs=1e-4)
+
+
+def test_a_picture_that_contradicts_its_prompt_scores_nothing(tiny_model: Path) -> None:
+    class Opposite:
+        def images(self, images: list[Image.Image]) -> torch.Tensor:
+            return torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+
+        def texts(self, texts: list[str]) -> torch.Tensor:
+            return torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+
+    metric = ClipScore(EvalConfig(clip=tiny_model / "clip"))
+    metric.clip = Opposite()  # type: ignore[assignment]
+    asked = Asked(image=Image.new("RGB", (8, 8)), prompt="", words=[])
+    scores = [seen.numbers["score"] for seen in metric.look([asked, asked])]
+    assert scores == pytest.approx([0, 60])
+
+
+def test_the_tower_is_that_of_transformers_own_forward_pass(tiny_model: Path) -> None:
+    clip = Clip(tiny_model / "clip")
+    image, text = Image.new("RGB", (96, 32), "green"), "'abc' in green"
+    tokens = clip.tokenizer([text], padding="max_length", return_tensors="pt")
+    pixels = clip.processor([image], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        logits = clip.model(pixel_values=pixels, **tokens).logits_per_image
+        scale = clip.model.logit_scale.exp()
+    cosine = float(clip.images([image])[0] @ clip.texts([text])[0])
+    assert float(logits / scale) == pytest.approx(cosine, abs=1e-5)
+
+
+def test_a_caption_that_is_too_long_is_cut(tiny_model: Path) -> None:
+    assert Clip(tiny_model / "clip").texts(["a" * 500]).shape == (1, 8)
+
+
+def test_the_summary_is_the_mean() -> None:
+    rows = [
+        Score(checkpoint="c", prompt=n, sample=0, metric="m", status="ok", numbers={"score": value})
+        for n, value in enumerate((10.0, 20.0, 60.0))
+    ]
+    assert ClipScore.summarize(rows, []) == {"score": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        (None, "no CLIP: set eval.clip to the folder of one"),
+        (Path("/no/such"), "eval.clip /no/such is no folder of a CLIP: it holds no config.json"),
+    ],
+)
+def test_without_a_clip_it_is_absent_with_the_reason(clip: Path | None, reason: str) -> None:
+    assert ClipScore.absent(EvalConfig(clip=clip)) == reason
+
+
+def test_the_variant_names_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+    config = EvalConfig(clip=tiny_model / "clip")
+    assert ClipScore.absent(config) is None
+    assert ClipScore.variant(config).startswith("clip@")

@@ -1,0 +1,76 @@
+"""Results: counted from the ledger, with nothing missing unseen."""
+
+import pytest
+
+from cluster.table import results_table
+from evalfarm.evaluation import Evaluation
+from evalfarm.results import summarize
+from tests.unit.evalfarm.conftest import write_checkpoint
+
+
+def test_failed_pictures_are_counted_and_their_error_is_told(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, None, 0.0])
+    (row,) = summarize(evaluation)["rows"]
+    key = f"ocr_accuracy/{evaluation.variants['ocr']}"
+    assert row["values"][key] == 0.5  # of the two that were scored
+    assert (row["n_expected"], row["n_made"], row["n_scored"]) == (3, 2, 2)
+    assert row["errors"] == ["it broke"]
+    assert row["complete"]
+
+
+def test_a_checkpoint_that_is_not_done_is_not_complete(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0])
+    (row,) = summarize(evaluation)["rows"]
+    assert not row["complete"]
+
+
+def test_what_cannot_be_measured_is_absent_with_its_reason_and_never_zero(
+    evaluation: Evaluation,
+) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0, 1.0])
+    results = summarize(evaluation)
+    assert results["absent"] == {"clip_score": "no CLIP: set eval.clip to the folder of one"}
+    assert not any("clip" in key for key in results["rows"][0]["values"])
+    assert "clip_score is absent: no CLIP" in results_table(results)
+
+
+def test_the_table_says_which_end_is_better_and_how_many_were_scored(
+    evaluation: Evaluation,
+) -> None:
+    write_checkpoint(evaluation, 0, [0.0, 0.0, 0.0])
+    write_checkpoint(evaluation, 10, [1.0, None, 0.5])
+    head, first, second, *notes = results_table(summarize(evaluation)).splitlines()
+    assert head.split("  ")[-1].strip() == "n"
+    assert "OCR acc ↑" in head
+    assert first.split() == ["step", "0", *["0.000"] * 5, "3"]
+    assert second.split() == ["step", "10", *["0.750"] * 5, "2/3"]
+    assert "step 10: it broke" in notes
+
+
+def test_the_plan_follows_from_the_ledger(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0])
+    (checkpoint,) = evaluation.ledger.checkpoints("weights")
+    ((pool, unit),) = evaluation.units(checkpoint)  # the first chunk of two is done
+    assert pool == "generators"
+    assert unit.pairs == ((2, 0),)  # type: ignore[union-attr]
+    write_checkpoint(evaluation, 11, [1.0, None, 0.0])
+    assert list(evaluation.units(evaluation.ledger.checkpoints("weights")[1])) == []
+
+
+def test_pictures_that_lack_a_score_are_looked_at_again(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0, 1.0])
+    evaluation.ledger._db.execute("DELETE FROM scores WHERE prompt = 2")
+    (checkpoint,) = evaluation.ledger.checkpoints("weights")
+    ((pool, unit),) = evaluation.units(checkpoint)
+    assert pool == "scorers"
+    assert [picture.prompt for picture in unit.pictures] == [2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("values", [[0.2, 0.4, 0.9]])
+def test_means_do_not_depend_on_the_order_of_commits(
+    evaluation: Evaluation, values: list[float]
+) -> None:
+    write_checkpoint(evaluation, 10, list(values))
+    (row,) = summarize(evaluation)["rows"]
+    key = f"ocr_accuracy/{evaluation.variants['ocr']}"
+    assert row["values"][key] == pytest.approx(sum(values) / 3)

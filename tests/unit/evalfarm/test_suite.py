@@ -1,0 +1,52 @@
+"""Suites: files that fix what is asked, and a digest that says whether two ask the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evalfarm.suite import Suite, load_suite, quoted_words
+from trainer.data.words import word_list
+
+
+def test_the_mini_suite_asks_only_for_words_that_no_recipe_trains_on() -> None:
+    suite = load_suite("mini")
+    words = [word for prompt in suite.prompts for word in quoted_words(prompt)]
+    assert len(words) == len(set(words)) == len(suite.prompts)
+    assert set(words) <= set(word_list("held_out"))
+
+
+def test_the_digest_follows_the_pictures_and_not_the_metrics() -> None:
+    suite = load_suite("mini")
+    assert replace(suite, metrics=("ocr",)).digest == suite.digest
+    for changed in (replace(suite, seed=1), replace(suite, prompts=suite.prompts[:-1])):
+        assert changed.digest != suite.digest
+
+
+def test_a_suite_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: mine, prompts: [\"a 'cat'\"], metrics: [ocr], samples_per_prompt: 2}")
+    suite = load_suite(str(path))
+    assert suite.pairs() == [(0, 0), (0, 1)]
+    assert (suite.height, suite.sampler_steps) == (512, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{name: a/b, prompts: [a], metrics: [ocr]}", "name 'a/b' must be letters, digits"),
+        ("{name: a, prompts: [], metrics: [ocr]}", "prompts must hold at least one"),
+        ("{name: a, promts: [a], metrics: [ocr]}", "promts is not a key: did you mean"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_suite(str(path))
+
+
+def test_a_suite_that_is_not_there_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"there is no suite mni: did you mean mini\?"):
+        load_suite("mni")
+    assert isinstance(load_suite("mini"), Suite)

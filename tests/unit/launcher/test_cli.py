@@ -1,0 +1,132 @@
+"""The command line as a user meets it: quick, and clear about mistakes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.exit_codes import ExitCode
+from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.state import begin_attempt, end_attempt, summed_up
+from launcher.freeze import freeze
+from launcher.recipe import load_recipe
+from launcher.status import run_state
+from tests.conftest import CHECKOUT
+
+MINI = CHECKOUT / "recipes" / "mini.yaml"
+
+
+def letterpress(*arguments: object, cwd: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
+    """Run the launcher as a program."""
+    command = [sys.executable, "-m", "launcher", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A frozen run that has not started."""
+    return freeze(load_recipe(MINI), tmp_path / "mini")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["submit", MINI, "--dry-run", "--set", "train.stpes=3"]]
+)
+def test_help_and_a_misspelt_key_are_answered_at_once(arguments: list[object]) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        letterpress(*arguments)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.5
+
+
+def test_a_misspelt_key_is_one_line_and_bad_input() -> None:
+    done = letterpress("submit", MINI, "--set", "train.stpes=3")
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == "error: train.stpes is not a key: did you mean train.steps?\n"
+
+
+def test_a_dry_run_spells_out_every_default_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    changes = [f"train.model={CHECKOUT}", "train.steps=9"]
+    done = letterpress("submit", MINI, "--dry-run", "--set", *changes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recipe = yaml.safe_load(done.stdout)
+    assert recipe["train"]["steps"] == 9
+    assert recipe["train"]["optim"]["betas"] == [0.9, 0.999]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_that_is_not_there_says_what_is() -> None:
+    done = letterpress("submit", MINI, "--on", "slurm")
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "type `sbatch slurm/train_8xA100.sh" in done.stderr
+
+
+def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
+    with pytest.raises(ValueError, match="exists: `letterpress resume"):
+        freeze(load_recipe(MINI, ["train.steps=1"]), run.root)
+    assert yaml.safe_load(run.recipe.read_text())["train"]["steps"] != 1
+
+
+def test_a_frozen_run_holds_recipe_code_and_where_it_comes_from(run: RunFolder) -> None:
+    assert (run.code / "trainer" / "train.py").read_text() == (
+        CHECKOUT / "trainer" / "train.py"
+    ).read_text()
+    assert (run.code / "evalfarm" / "suites" / "mini.yaml").is_file()
+    state = read_json(run.state)
+    assert set(state) >= {"command", "git", "host", "versions", "created"}
+    assert "torch" in state["versions"]
+    assert not list(run.code.rglob("__pycache__"))
+
+
+def test_the_state_of_a_run_follows_its_attempts(run: RunFolder) -> None:
+    assert run_state(run) == "new"
+    number = begin_attempt(run, backend="local", pid=os.getpid())
+    assert run_state(run) == "running"
+    run.request_stop("the test")
+    assert run_state(run) == "stopping"
+    assert end_attempt(run, number, ExitCode.STOPPED) == "stopped"
+    number = begin_attempt(run, backend="local", pid=os.getpid())
+    assert not run.stop_request.exists()  # what was obeyed is forgotten
+    assert end_attempt(run, number, ExitCode.DO_NOT_RESTART) == "failed"
+    begin_attempt(run, backend="local", pid=2**22)  # no process has this number
+    assert run_state(run) == "lost"
+
+
+def test_an_attempt_is_summed_up_by_the_node_that_failed_first(run: RunFolder) -> None:
+    number = begin_attempt(run)
+    assert summed_up(run, number) == ExitCode.RETRY_ELSEWHERE  # no node has spoken
+    for name, ended, code in (("a", 2.0, 75), ("b", 1.0, 93), ("c", 0.5, 0)):
+        write_json(run.attempt(number).node_record(name), {"ended": ended, "exit_code": code})
+    assert summed_up(run, number) == ExitCode.DO_NOT_RESTART
+
+
+def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
+    for command in ("status", "logs", "stop", "resume"):
+        done = letterpress(command, tmp_path)
+        assert done.returncode == ExitCode.BAD_INPUT
+        assert "is not a run folder: it holds no recipe.yaml" in done.stderr
+
+
+def test_a_run_that_does_not_run_cannot_be_stopped(run: RunFolder) -> None:
+    done = letterpress("stop", run.root)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "is not running: it is new" in done.stderr
+
+
+def test_status_lists_the_runs(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    run.root.rename(tmp_path / "runs" / "mini")
+    done = letterpress("status", cwd=tmp_path)
+    assert done.stdout.splitlines()[1].split() == ["mini", "new", "–", "0", "0"]
+
+
+def test_the_keys_of_a_recipe_are_explained() -> None:
+    done = letterpress("keys", "train.lora.r")
+    assert done.stdout == "train.lora.rank: int = 8\n    Rank of each adapter.\n"
+    assert "no key of a recipe starts with 'zzz'" in letterpress("keys", "zzz").stderr
