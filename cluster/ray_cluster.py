@@ -3,12 +3,15 @@
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.exit_codes import MachineFault
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 def prepare_environment() -> None:
@@ -33,6 +36,8 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
     is none to be had.
     """
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
     # A short path: sockets lie below it, and their names may have 107 letters.
     folder = None if address else tempfile.mkdtemp(prefix="letterpress-ray-")
     import ray
@@ -60,3 +65,14 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    """MachineFault if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" and the like: Ray finds out at once
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise MachineFault(f"no Ray at RAY_ADDRESS {address}: {error}") from None

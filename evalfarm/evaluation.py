@@ -84,7 +84,7 @@ class Evaluation:
             checkpoint=checkpoint.checkpoint,
             path=checkpoint.path,
             folder=self.folder,
-            subfolder=f"{checkpoint.name}-{checkpoint.checkpoint[:8]}",
+            subfolder=f"{Path(checkpoint.path).name}-{checkpoint.checkpoint[:8]}",
             pairs=tuple(pairs),
         )
 

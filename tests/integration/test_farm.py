@@ -1,0 +1,244 @@
+"""The farm on a real Ray with real OCR: killed at every turn, it leaves the same ledger."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from cluster.exit_codes import ExitCode
+from cluster.processes import kill_session, session_members
+from cluster.run_folder import RunFolder, publish, read_json
+from tests.conftest import CHECKOUT, wait_until
+from trainer.config import LoraConfig
+from trainer.models.lora import add_lora, save_lora
+from trainer.models.pipeline import load_parts
+
+SUITE = """
+name: quick
+prompts: ["'eel' in red", "'few' in blue", "'gem' in black", "no word", "'net' in red", "'tea'"]
+metrics: [ocr, clip_score, frechet]
+sampler_steps: 2
+height: 32
+width: 96
+"""
+STEPS = (0, 10, 20)
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRA exports of three steps, the last one final, as a trainer publishes them."""
+    folder = tmp_path_factory.mktemp("exports")
+    for step in STEPS:
+        parts = load_parts(str(tiny_model), device=torch.device("cpu"), dtype=torch.float32)
+        add_lora(parts.unet, LoraConfig(rank=2))
+        torch.manual_seed(step)
+        trained = {
+            name: torch.randn_like(weight) * step / 20
+            for name, weight in parts.unet.named_parameters()
+            if weight.requires_grad
+        }
+        staging = folder / "staging"
+        save_lora(parts.unet, trained, staging)
+        facts = {"kind": "lora", "base": str(tiny_model), "step": step, "final": step == STEPS[-1]}
+        publish(staging, folder / f"step-{step:08d}", facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures that count as real."""
+    folder = tmp_path_factory.mktemp("references")
+    for number in range(4):
+        image = Image.linear_gradient("L").rotate(20 * number).resize((96, 32)).convert("RGB")
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def make_run(
+    exports: Path, references: Path, tiny_model: Path, tmp_path: Path
+) -> Callable[[str], RunFolder]:
+    """Makes a run folder whose exports are there already."""
+    (tmp_path / "quick.yaml").write_text(SUITE)
+
+    def make(name: str) -> RunFolder:
+        run = RunFolder(tmp_path / name)
+        run.root.mkdir()
+        run.exports.symlink_to(exports)
+        section = {
+            "suites": [str(tmp_path / "quick.yaml")],
+            "clip": str(tiny_model / "clip"),
+            "references": str(references),
+            "device": "cpu",
+            "precision": "fp32",
+            "batch": 2,
+        }
+        run.recipe.write_text(json.dumps({"name": name, "eval": section}))
+        return run
+
+    return make
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `python -m evalfarm watch`; all that it started is gone when the test ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(run: RunFolder, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "evalfarm", "watch", "--run", str(run.root)]
+        with (run.root / "farm.log").open("a") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=CHECKOUT,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        kill_session(process.pid)
+        process.wait()
+
+
+def rows(run: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of the ledger but who made them and how long it took."""
+    with sqlite3.connect(run.evaluation("quick") / "ledger.sqlite") as ledger:
+        pictures = ledger.execute(
+            "SELECT checkpoint, prompt, sample, status, file, sha256, error FROM pictures"
+            " ORDER BY 1, 2, 3"
+        ).fetchall()
+        scores = ledger.execute(
+            "SELECT checkpoint, prompt, sample, metric, status, numbers, detail, features, error"
+            " FROM scores ORDER BY 1, 2, 3, 4"
+        ).fetchall()
+    ledger.close()
+    return {"pictures": pictures, "scores": scores}
+
+
+def working_actors(farm: subprocess.Popen[str], kind: str) -> list[int]:
+    """The processes of this farm's actors that are at work now: Ray names them so."""
+    found = []
+    for pid in session_members(farm.pid):
+        try:
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.startswith(f"ray::{kind}.run".encode()):
+            found.append(pid)
+    return found
+
+
+def log(run: RunFolder) -> str:
+    return (run.root / "farm.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    """What the first test found, for the others to compare with."""
+    return {}
+
+
+def test_every_export_is_scored_and_the_farm_ends_by_itself(
+    make_run: Callable[[str], RunFolder],
+    watch: Callable[..., subprocess.Popen[str]],
+    undisturbed: dict[str, Any],
+) -> None:
+    run = make_run("run")
+    farm = watch(run)
+    assert farm.wait(180) == ExitCode.DONE, log(run)
+    results = read_json(run.evaluation("quick") / "results.json")
+    assert [row["name"] for row in results["rows"]] == ["base", "step 10", "step 20"]
+    for row in results["rows"]:
+        assert (row["n_expected"], row["n_made"], row["n_scored"]) == (6, 6, 6)
+        assert len(row["values"]) == 7
+        assert row["complete"]
+    distances = [
+        value
+        for row in results["rows"]
+        for key, value in row["values"].items()
+        if key.startswith("frechet_distance/clip@")
+    ]
+    assert len(set(distances)) == 3  # other weights, other pictures
+    assert (run.evaluation("quick") / "report.html").is_file()
+    assert next((run.tensorboard / "eval-quick").glob("events*"))
+    wait_until(lambda: session_members(farm.pid) == [], 30)  # no Ray is left behind
+    undisturbed.update(rows(run))
+    assert len(undisturbed["pictures"]) == 4 + 3 * 6
+    assert len(undisturbed["scores"]) == 4 + 3 * 6 * 3
+
+    file = next(row[4] for row in undisturbed["pictures"] if row[4].startswith("images/"))
+    picture = Image.open(run.evaluation("quick") / file)
+    assert picture.text["parameters"].splitlines()[1].startswith("Steps: 2, Sampler: DDIM")  # type: ignore[attr-defined]
+
+
+def test_killed_actors_cost_time_and_nothing_else(
+    make_run: Callable[[str], RunFolder],
+    watch: Callable[..., subprocess.Popen[str]],
+    undisturbed: dict[str, Any],
+) -> None:
+    run = make_run("run")
+    farm = watch(run)
+    for kind in ("Generator", "Scorer"):
+        wait_until(lambda kind=kind: working_actors(farm, kind) != [], 120)  # type: ignore[misc]
+        os.kill(working_actors(farm, kind)[0], signal.SIGKILL)
+    assert farm.wait(180) == ExitCode.DONE, log(run)
+    assert rows(run) == undisturbed
+
+
+def test_a_killed_driver_goes_on_where_the_ledger_ends(
+    make_run: Callable[[str], RunFolder],
+    watch: Callable[..., subprocess.Popen[str]],
+    undisturbed: dict[str, Any],
+) -> None:
+    run = make_run("run")
+    farm = watch(run)
+    ledger = run.evaluation("quick") / "ledger.sqlite"
+    wait_until(lambda: ledger.exists() and len(rows(run)["scores"]) > 5, 120)
+    farm.kill()
+    done_before = len(rows(run)["scores"])
+    kill_session(farm.pid)
+    assert watch(run).wait(180) == ExitCode.DONE, log(run)
+    assert rows(run) == undisturbed
+    assert done_before < len(undisturbed["scores"])
+
+
+def test_a_broken_export_is_refused_and_named_and_the_others_are_scored(
+    exports: Path,
+    make_run: Callable[[str], RunFolder],
+    watch: Callable[..., subprocess.Popen[str]],
+    undisturbed: dict[str, Any],
+) -> None:
+    run = make_run("run")
+    run.exports.unlink()
+    shutil.copytree(exports, run.exports)
+    spoilt = run.exports / "step-00000010" / "pytorch_lora_weights.safetensors"
+    spoilt.write_bytes(spoilt.read_bytes()[:-4] + b"\0\0\0\0")
+    assert watch(run).wait(180) == ExitCode.DONE, log(run)
+    assert f"refused an export: {spoilt} is not the file that was published" in log(run)
+    left = [row for row in undisturbed["pictures"] if row in rows(run)["pictures"]]
+    assert len(left) == len(rows(run)["pictures"]) == 4 + 2 * 6
+
+
+def test_a_ray_that_cannot_be_reached_is_one_line(
+    make_run: Callable[[str], RunFolder], watch: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = make_run("run")
+    farm = watch(run, RAY_ADDRESS="127.0.0.1:9")
+    assert farm.wait(120) == ExitCode.RETRY_ELSEWHERE, log(run)
+    assert "error: no Ray at RAY_ADDRESS 127.0.0.1:9" in log(run)
+    assert "Traceback" not in log(run)
