@@ -1,6 +1,7 @@
 """The ranks of a run: who I am, and how we agree."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +73,8 @@ def start(device: Literal["cuda", "cpu"]) -> World:
     # Its all-reduce through shared memory serves inference alone, and would cost half a minute of
     # compiling, with a compiler, on every new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls what torch has given a new name.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     local_rank = int(os.environ["LOCAL_RANK"])
     if device == "cuda":
         torch.cuda.set_device(local_rank)

@@ -4,9 +4,12 @@ All ranks write into a staging folder and hash their own files; when every rank 
 the manifest and renames. Then, and only then, does the folder exist (cluster/run_folder.py).
 """
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from trainer.models.lora import save_lora
 from trainer.models.pipeline import Parts
 
 DEEPSPEED_TAG = "deepspeed"
+FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,10 @@ class Publisher:
         final = self.run.checkpoint(step)
         staging = staging_folder(final, self.attempt)
         # Frozen weights come from the model again: a LoRA checkpoint stays small.
-        self.engine.save_checkpoint(
-            str(staging), tag=DEEPSPEED_TAG, save_latest=False, exclude_frozen_parameters=True
-        )
+        with _full_disk_told_as_such(self.run.root):
+            self.engine.save_checkpoint(
+                str(staging), tag=DEEPSPEED_TAG, save_latest=False, exclude_frozen_parameters=True
+            )
         mine = files_below(staging)[self.world.rank :: self.world.ranks]
         hashed = self.world.gather({name: fingerprint(staging / name) for name in mine})
         if self.world.is_main:
@@ -103,11 +108,12 @@ class Publisher:
             staging = staging_folder(final, self.attempt)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            if self.config.lora:
-                save_lora(self.parts.unet, weights, staging)
-            else:
-                _save_pipeline(self.parts, weights, self.prediction, staging)
-            _save_previews(previews, staging)
+            with _full_disk_told_as_such(self.run.root):
+                if self.config.lora:
+                    save_lora(self.parts.unet, weights, staging)
+                else:
+                    _save_pipeline(self.parts, weights, self.prediction, staging)
+                _save_previews(previews, staging)
             publish(staging, final, self._export_facts(step))
         self.world.barrier()
         return final
@@ -122,6 +128,19 @@ class Publisher:
             "final": step == self.config.steps,
             "attempt": self.attempt,
         }
+
+
+@contextmanager
+def _full_disk_told_as_such(folder: Path) -> Iterator[None]:
+    """Make one OSError of what torch, safetensors and shutil each raise when the disk is full."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors says why; torch does not, but leaves the disk full.
+        told = os.strerror(errno.ENOSPC) in str(error)
+        if not told and shutil.disk_usage(folder).free > FULL_DISK_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _save_pipeline(parts: Parts, unet: dict[str, Tensor], prediction: str, folder: Path) -> None:

@@ -5,19 +5,26 @@ pack    puts the trained UNet of an export, and CLIP, into one small folder
 """
 
 import argparse
+import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import webdataset
 from torch import Tensor
+from transformers import CLIPModel
 
+from cluster.config import build, read_yaml
 from cluster.program import run_program
-from trainer.config import OptimConfig
+from cluster.run_folder import LATEST, RunFolder
+from trainer.config import OptimConfig, TrainConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
+from trainer.data.words import draw_sample
 from trainer.mini.autoencoder import psnr_db, train_autoencoder
 from trainer.mini.clip import share_matched, train_clip
 from trainer.mini.networks import (
@@ -36,6 +43,7 @@ AUTOENCODER_BATCH = 8  # small: at this size many steps count for more than larg
 CLIP_BATCH = 64
 AUTOENCODER = OptimConfig(lr=2e-3, warmup_steps=200, schedule="cosine", weight_decay=0.0)
 CLIP = OptimConfig(lr=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.05)
+REFERENCES = 256
 CHECKED = 512  # pictures that the two networks are judged on, from the end of the shards
 
 
@@ -56,13 +64,17 @@ def main() -> int:
     start_parser.add_argument("--clip-steps", type=int, default=6_000)
     pack_parser = commands.add_parser("pack", help="make one small folder")
     pack_parser.add_argument("--start", type=Path, required=True, help="what `start` wrote")
-    pack_parser.add_argument("--export", type=Path, required=True, help="a full export of the run")
+    pack_parser.add_argument("--run", type=Path, required=True, help="run of mini_base.yaml")
     pack_parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    pack_parser.add_argument(
+        "--style", type=Path, default=Path("recipes/mini.yaml"), help="whose style is real"
+    )
     arguments = parser.parse_args()
     if arguments.command == "start":
         start(arguments.data, arguments.out, arguments.autoencoder_steps, arguments.clip_steps)
     else:
-        pack(arguments.start, arguments.export, arguments.out)
+        pack(arguments.start, arguments.run, arguments.out)
+        draw_references(arguments.style, arguments.out / "references.tar")
     return 0
 
 
@@ -92,10 +104,10 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     print(f"wrote {out}")
 
 
-def pack(start_folder: Path, export: Path, out: Path) -> None:
-    """The export's networks in 16 bits in `out`, CLIP beside them in `out`/clip."""
-    from transformers import CLIPModel
-
+def pack(start_folder: Path, run: Path, out: Path) -> None:
+    """The networks of the run's newest export in 16 bits in `out`, CLIP beside them."""
+    exports = RunFolder.existing(run).exports
+    export = exports / (exports / LATEST).read_text().strip()
     pipeline = load_pipeline(export, dtype=torch.float16)
     pipeline.save_pretrained(out)
     shutil.copytree(start_folder / "clip", out / "clip", dirs_exist_ok=True)
@@ -103,7 +115,19 @@ def pack(start_folder: Path, export: Path, out: Path) -> None:
         out / "clip"
     )
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
-    print(f"wrote {out}: {size_mb:.1f} MB")
+    print(f"wrote {export.name} to {out}: {size_mb:.1f} MB")
+
+
+def draw_references(style: Path, tar: Path) -> None:
+    """Real pictures in a recipe's style, of words that it never trains on."""
+    words = build(TrainConfig, read_yaml(style)["train"], "train").data.words
+    assert words is not None, style
+    words = replace(words, split="held_out", random_words=0.0, seed=1)
+    with webdataset.TarWriter(str(tar), mtime=0) as writer:
+        for number in range(REFERENCES):
+            buffer = io.BytesIO()
+            draw_sample(words, number).image.save(buffer, "png")
+            writer.write({"__key__": f"{number:04d}", "png": buffer.getvalue()})
 
 
 def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Batch]:

@@ -1,0 +1,44 @@
+# Every target works on a clean checkout; `make demo` first.
+
+PYTHON ?= python3
+BIN = .venv/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help install demo test lint mini-model clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: .venv/installed ## make .venv and install everything into it
+
+# DeepSpeed is built where it is installed and asks for torch then; its operators compile on demand.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=python3.11 …")'
+	@echo "installing into .venv: some minutes, the first time"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch setuptools wheel ninja py-cpuinfo
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: install ## fine-tune the mini model on two ranks while a Ray farm scores every checkpoint
+	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
+
+test: install ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+lint: install ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Hours on two cores. The encoders first, then the UNet by the ordinary trainer, then 16 bits of all.
+mini-model: install ## make assets/mini again, from nothing
+	$(BIN)/python -m trainer.data build --config recipes/mini_base.yaml
+	$(BIN)/python -m trainer.data build --config recipes/mini.yaml
+	$(BIN)/python -m trainer.mini start --data data/mini-base data/mini --out data/mini-start
+	$(BIN)/letterpress submit recipes/mini_base.yaml
+	$(BIN)/python -m trainer.mini pack --start data/mini-start --run runs/mini-base --out assets/mini
+
+clean: ## remove what was installed, drawn and run
+	rm -rf .venv data runs
