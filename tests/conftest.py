@@ -56,6 +56,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def publish_lora_export(
+    folder: Path, model: Path, step: int, *, final: bool, strength: float = 0.0
+) -> None:
+    """An export as a trainer publishes it, its adapter random and so strong."""
+    import torch
+
+    from cluster.run_folder import publish, staging_folder
+    from trainer.config import LoraConfig
+    from trainer.models.lora import add_lora, save_lora
+    from trainer.models.pipeline import load_parts
+
+    parts = load_parts(str(model), device=torch.device("cpu"), dtype=torch.float32)
+    add_lora(parts.unet, LoraConfig(rank=2))
+    torch.manual_seed(step)
+    trained = {
+        name: strength * torch.randn_like(weight)
+        for name, weight in parts.unet.named_parameters()
+        if weight.requires_grad
+    }
+    staging = staging_folder(folder, attempt=0)
+    save_lora(parts.unet, trained, staging)
+    publish(staging, folder, {"kind": "lora", "base": str(model), "step": step, "final": final})
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 samples in two shards."""
@@ -167,3 +191,12 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float = 60) -> None:
     while not is_true():
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has who cloned the project, as links: tests leave their runs and data there."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("launcher", "trainer", "evalfarm", "cluster", "slurm", "recipes", "assets"):
+        (folder / name).symlink_to(CHECKOUT / name)
+    return folder

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from cluster.exit_codes import ExitCode
 from cluster.processes import kill_session, session_members
-from cluster.run_folder import RunFolder, publish, read_json
-from tests.conftest import CHECKOUT, wait_until
-from trainer.config import LoraConfig
-from trainer.models.lora import add_lora, save_lora
-from trainer.models.pipeline import load_parts
+from cluster.run_folder import RunFolder, read_json
+from tests.conftest import CHECKOUT, publish_lora_export, wait_until
 
 SUITE = """
 name: quick
@@ -39,18 +35,8 @@ def exports(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LoRA exports of three steps, the last one final, as a trainer publishes them."""
     folder = tmp_path_factory.mktemp("exports")
     for step in STEPS:
-        parts = load_parts(str(tiny_model), device=torch.device("cpu"), dtype=torch.float32)
-        add_lora(parts.unet, LoraConfig(rank=2))
-        torch.manual_seed(step)
-        trained = {
-            name: torch.randn_like(weight) * step / 20
-            for name, weight in parts.unet.named_parameters()
-            if weight.requires_grad
-        }
-        staging = folder / "staging"
-        save_lora(parts.unet, trained, staging)
-        facts = {"kind": "lora", "base": str(tiny_model), "step": step, "final": step == STEPS[-1]}
-        publish(staging, folder / f"step-{step:08d}", facts)
+        export = folder / f"step-{step:08d}"
+        publish_lora_export(export, tiny_model, step, final=step == STEPS[-1], strength=step / 20)
     return folder
 
 

@@ -8,9 +8,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from cluster.run_folder import BrokenFolder, publish
+from tests.conftest import publish_lora_export
 from trainer.config import LoraConfig
 from trainer.models.digest import weights_digest
-from trainer.models.lora import add_lora, save_lora
+from trainer.models.lora import add_lora
 from trainer.models.pipeline import find_model, load_parts, load_pipeline
 
 
@@ -53,12 +54,8 @@ def test_only_the_adapters_are_trained_and_they_start_without_effect(tiny_model:
 def test_an_export_that_differs_from_its_manifest_is_refused(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    parts = load_parts(str(tiny_model), device=torch.device("cpu"), dtype=torch.float32)
-    add_lora(parts.unet, LoraConfig(rank=2))
-    trained = {n: w.detach() for n, w in parts.unet.named_parameters() if w.requires_grad}
-    staging, export = tmp_path / "staging", tmp_path / "step-00000001"
-    save_lora(parts.unet, trained, staging)
-    publish(staging, export, {"kind": "lora", "base": str(tiny_model), "step": 1})
+    export = tmp_path / "step-00000001"
+    publish_lora_export(export, tiny_model, 1, final=True)
     assert isinstance(load_pipeline(export), StableDiffusionPipeline)
 
     weights = export / "pytorch_lora_weights.safetensors"

@@ -1,0 +1,88 @@
+"""`ray job submit … python -m evalfarm watch` as typed, on a Ray that somebody else started."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.processes import kill_session, session_members
+from cluster.run_folder import RunFolder, read_json
+from tests.conftest import publish_lora_export, wait_until
+
+BIN = Path(sys.executable).parent
+# A Ray without a token, whatever lies in the home of who runs the tests.
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@pytest.fixture
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray of two CPUs; the address that jobs are submitted to."""
+    port, dashboard_port = free_port(), free_port()
+    command = [
+        *(str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+        "--disable-usage-stats",
+    ]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with log.open("w") as output:
+        ray = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        wait_until(lambda: listens(dashboard_port), 90)
+        yield f"http://127.0.0.1:{dashboard_port}"
+    finally:
+        kill_session(ray.pid)
+        ray.wait()
+    assert session_members(ray.pid) == []
+
+
+def test_the_farm_runs_as_a_ray_job(
+    dashboard: str, checkout: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    suite = tmp_path / "quick.yaml"
+    suite.write_text(
+        "{name: quick, prompts: [\"'eel'\"], metrics: [ocr], sampler_steps: 1, height: 32,"
+        " width: 96}"
+    )
+    section = {"suites": [str(suite)], "device": "cpu", "precision": "fp32"}
+    run.root.mkdir()
+    run.recipe.write_text(json.dumps({"name": "run", "eval": section}))
+    publish_lora_export(run.export(8), tiny_model, 8, final=True)
+
+    command = [
+        *(str(BIN / "ray"), "job", "submit", "--address", dashboard, "--working-dir", "."),
+        *("--", "python", "-m", "evalfarm", "watch", "--run", str(run.root)),
+    ]
+    done = subprocess.run(
+        command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    (row,) = read_json(run.evaluation("quick") / "results.json")["rows"]
+    assert row["complete"]
+    assert row["n_scored"] == 1
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
