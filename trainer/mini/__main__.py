@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import webdataset
 from torch import Tensor
@@ -20,13 +21,13 @@ from transformers import CLIPModel
 from cluster.config import build, read_yaml
 from cluster.program import run_program
 from cluster.run_folder import LATEST, RunFolder
-from trainer.config import OptimConfig, TrainConfig
+from trainer.config import OptimConfig, TrainConfig, WordsConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
 from trainer.data.words import draw_sample
-from trainer.mini.autoencoder import psnr_db, train_autoencoder
-from trainer.mini.clip import share_matched, train_clip
+from trainer.mini.autoencoder import autoencoder_loss, psnr_db
+from trainer.mini.clip import Pairs, contrastive_loss, share_matched, similarities
 from trainer.mini.networks import (
     Size,
     new_autoencoder,
@@ -37,6 +38,7 @@ from trainer.mini.networks import (
     set_latent_scale,
     text_encoder_of,
 )
+from trainer.mini.optimise import optimise
 from trainer.models.pipeline import load_pipeline
 
 AUTOENCODER_BATCH = 8  # small: at this size many steps count for more than large batches
@@ -44,7 +46,7 @@ CLIP_BATCH = 64
 AUTOENCODER = OptimConfig(lr=2e-3, warmup_steps=200, schedule="cosine", weight_decay=0.0)
 CLIP = OptimConfig(lr=1e-3, warmup_steps=200, schedule="cosine", weight_decay=0.05)
 REFERENCES = 256
-CHECKED = 512  # pictures that the two networks are judged on, from the end of the shards
+CHECKED = 512  # pictures that the two networks are judged on
 
 
 def main() -> int:
@@ -61,7 +63,7 @@ def main() -> int:
     )
     start_parser.add_argument("--out", type=Path, required=True, help="folder to write")
     start_parser.add_argument("--autoencoder-steps", type=int, default=12_000)
-    start_parser.add_argument("--clip-steps", type=int, default=6_000)
+    start_parser.add_argument("--clip-steps", type=int, default=5_000)
     pack_parser = commands.add_parser("pack", help="make one small folder")
     pack_parser.add_argument("--start", type=Path, required=True, help="what `start` wrote")
     pack_parser.add_argument("--run", type=Path, required=True, help="run of mini_base.yaml")
@@ -83,20 +85,28 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     torch.manual_seed(0)
     size, shards = Size(), [ShardFolder(folder) for folder in data]
     tokenizer, processor = new_tokenizer(size.max_tokens), new_image_processor()
-    held_back = next(_batches(shards[0], 1, CHECKED, first_step=len(shards[0]) // CHECKED - 1))
+    unseen = _unseen(shards[0])
 
     clip = new_clip(size, tokenizer)
     pairs = ((b.images, b.captions) for b in _in_turn(shards, clip_steps, CLIP_BATCH))
-    _follow("CLIP", train_clip(clip, tokenizer, processor, pairs, CLIP, clip_steps), clip_steps)
-    matched = share_matched(clip, tokenizer, processor, (held_back.images, held_back.captions))
-    print(f"CLIP finds the caption of {matched:.1%} of {CHECKED} pictures among all {CHECKED}")
+
+    def clip_loss() -> Tensor:
+        return contrastive_loss(similarities(clip, tokenizer, processor, next(pairs)))
+
+    _follow("CLIP", optimise(clip, clip_loss, CLIP, clip_steps), clip_steps)
+    matched = share_matched(clip, tokenizer, processor, unseen)
+    print(f"CLIP finds the caption of {matched:.1%} of {CHECKED} unseen pictures among all of them")
 
     vae = new_autoencoder(size)
     images = (b.images for b in _in_turn(shards, autoencoder_steps, AUTOENCODER_BATCH))
-    losses = train_autoencoder(vae, images, AUTOENCODER, autoencoder_steps)
+
+    def vae_loss() -> Tensor:
+        return autoencoder_loss(vae, next(images).float() / 127.5 - 1)
+
+    losses = optimise(vae, vae_loss, AUTOENCODER, autoencoder_steps)
     _follow("autoencoder", losses, autoencoder_steps)
-    set_latent_scale(vae, _latents(vae, held_back.images))
-    print(f"autoencoder: {psnr_db(vae, held_back.images):.1f} dB over {CHECKED} pictures")
+    set_latent_scale(vae, _latents(vae, unseen[0]))
+    print(f"autoencoder: {psnr_db(vae, unseen[0]):.1f} dB over {CHECKED} unseen pictures")
 
     new_pipeline(size, vae, text_encoder_of(clip), tokenizer).save_pretrained(out)
     for part in (clip, tokenizer, processor):
@@ -135,11 +145,18 @@ def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Bat
     return (batch for batches in zip(*sources, strict=True) for batch in batches)
 
 
-def _batches(shards: ShardFolder, steps: int, batch: int, first_step: int = 0) -> Iterator[Batch]:
-    positions = rank_positions(
-        first_step, first_step + steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1
-    )
+def _batches(shards: ShardFolder, steps: int, batch: int) -> Iterator[Batch]:
+    positions = rank_positions(0, steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1)
     return open_batches(shards, positions, seed=0, workers=0)
+
+
+def _unseen(shards: ShardFolder) -> Pairs:
+    """Pictures in the style of the shards, of words that are in none of them."""
+    words = build(WordsConfig, shards.manifest["source"]["words"])
+    words = replace(words, split="held_out", random_words=0.0, seed=words.seed + 1)
+    samples = [draw_sample(words, number) for number in range(CHECKED)]
+    pixels = [torch.from_numpy(np.array(sample.image)).permute(2, 0, 1) for sample in samples]
+    return torch.stack(pixels), [sample.caption for sample in samples]
 
 
 @torch.no_grad()

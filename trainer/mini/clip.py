@@ -1,6 +1,6 @@
-"""Training the mini model's CLIP: its text tower conditions the UNet, the whole of it scores."""
+"""What the mini model's CLIP learns; its text tower conditions the UNet, the whole of it scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,36 +8,17 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from trainer.config import OptimConfig
-from trainer.engine import learning_rate
-
 Pairs = tuple[Tensor, list[str]]
 """Pictures (uint8 RGB, batch 3 height width) and their captions."""
 
 
-def train_clip(
-    clip: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    processor: CLIPImageProcessorPil,
-    batches: Iterator[Pairs],
-    optim: OptimConfig,
-    steps: int,
-) -> Iterator[float]:
-    """Contrast pictures with captions (Radford et al. 2021), yielding the loss of each step."""
-    optimizer = torch.optim.AdamW(
-        clip.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-    )
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, optim, steps)
-        similarity = similarities(clip, tokenizer, processor, next(batches))
-        own = torch.arange(len(similarity))
-        loss = (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), optim.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield loss.item()
+def contrastive_loss(similarity: Tensor) -> Tensor:
+    """Each picture should be nearest to its own caption and the reverse (Radford et al. 2021).
+
+    `similarity` has a row for each picture and a column for each caption, in the same order.
+    """
+    own = torch.arange(len(similarity))
+    return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
 
 
 def similarities(
@@ -59,9 +40,14 @@ def similarities(
 def share_matched(
     clip: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessorPil, pairs: Pairs
 ) -> float:
-    """Share of the pictures, 0 to 1, whose own caption is the nearest of all in `pairs`."""
-    nearest = similarities(clip, tokenizer, processor, pairs).argmax(dim=1)
-    return float((nearest == torch.arange(len(nearest))).float().mean())
+    """Share of the pictures, 0 to 1, to which no other caption in `pairs` is nearer than their own.
+
+    Pictures may share a caption.
+    """
+    _, captions = pairs
+    nearest = similarities(clip, tokenizer, processor, pairs).argmax(dim=1).tolist()
+    right = [captions[found] == own for found, own in zip(nearest, captions, strict=True)]
+    return sum(right) / len(right)
 
 
 def _pictures(images: Tensor) -> Sequence[Image.Image]:
