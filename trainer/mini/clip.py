@@ -45,8 +45,10 @@ def share_matched(
     Pictures may share a caption.
     """
     _, captions = pairs
-    nearest = similarities(clip, tokenizer, processor, pairs).argmax(dim=1).tolist()
-    right = [captions[found] == own for found, own in zip(nearest, captions, strict=True)]
+    nearest: list[int] = similarities(clip, tokenizer, processor, pairs).argmax(dim=1).tolist()
+    right: list[bool] = [
+        captions[found] == own for found, own in zip(nearest, captions, strict=True)
+    ]
     return sum(right) / len(right)
 
 
