@@ -25,6 +25,7 @@ from cluster.run_folder import (
     fingerprint,
     newest_complete,
     publish,
+    read_manifest,
     staging_folder,
     step_of,
     sweep_staging,
@@ -86,6 +87,12 @@ class Publisher:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
         if folder is None:
             return 0, []
+        saved_ranks = read_manifest(folder)["ranks"]
+        if saved_ranks != self.world.ranks:
+            raise ValueError(
+                f"{folder} was saved by {saved_ranks} ranks and cannot be resumed on "
+                f"{self.world.ranks}: start as many"
+            )
         loaded, _ = self.engine.load_checkpoint(
             str(folder), tag=DEEPSPEED_TAG, load_module_strict=False
         )

@@ -127,6 +127,10 @@ def test_a_spoilt_checkpoint_is_passed_over_and_named_and_never_started_over(
     assert str(spoilt) in start["passed_over"][0]
     verify(run.checkpoint(4))  # published anew
 
+    alone = start_ranks(run, ranks=1)
+    assert alone.wait() == ExitCode.BAD_INPUT
+    assert "was saved by 2 ranks and cannot be resumed on 1: start as many" in alone.log()
+
     for _, folder in published_steps(run.checkpoints):
         next((folder / "deepspeed").iterdir()).unlink()
     refused = start_ranks(run)
