@@ -90,24 +90,23 @@ def _training(attempt: AttemptFolder) -> str:
     bar = "█" * filled + "░" * (BAR_WIDTH - filled)
     text = f"{beat['phase']} {bar} {step}/{steps}"
     if "loss" in beat:
+        text += f"  loss {beat['loss']:.4f}  {beat['images_per_s']:.1f} images/s"
+    if "loss" in beat and step < steps:
         left_s = (steps - step) * beat["images_per_step"] / max(beat["images_per_s"], 1e-9)
-        text += (
-            f"  loss {beat['loss']:.4f}  {beat['images_per_s']:.1f} images/s  {_time(left_s)} left"
-        )
+        text += f"  {_time(left_s)} left"
+    broken = sum(beat.get("broken_samples", 0) for beat in beats)
+    if broken:
+        text += f"  {broken} samples cannot be read: see the ranks' logs"
     return text
 
 
 def _farm(run: RunFolder) -> str:
-    left = {
-        name: units
+    left = [
+        f"{name} {units} units left"
         for path in sorted(run.evaluations.glob("*/progress.json"))
         for name, units in read_json(path)["units_left"].items()
-    }
-    return (
-        "farm: " + ", ".join(f"{name} {units} units left" for name, units in left.items())
-        if left
-        else ""
-    )
+    ]
+    return f"farm: {', '.join(left)}" if left else ""
 
 
 def _event_line(event: dict[str, Any]) -> str | None:
