@@ -6,7 +6,7 @@ one line that names the dotted key, what was given and what is allowed.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -69,6 +69,18 @@ def build(config_type: type[Config], data: Mapping[str, Any], where: str = "") -
         raise ValueError(f"{_dotted(where, lacking[0])} is missing") from None
     except ValueError as error:  # from the config's own __post_init__
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def absolute_paths(config: Config) -> Config:
+    """The config with every Path in it absolute, so that it means the same in any folder."""
+    assert is_dataclass(config)
+    values = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    changes: dict[str, Any] = {
+        name: value.absolute() if isinstance(value, Path) else absolute_paths(value)
+        for name, value in values.items()
+        if isinstance(value, Path) or is_dataclass(value)
+    }
+    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

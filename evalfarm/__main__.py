@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cluster.config import build, describe, read_yaml, set_key
+from cluster.config import absolute_paths, build, describe, read_yaml, set_key
 from cluster.program import run_program
 from cluster.ray_cluster import prepare_environment
 from cluster.run_folder import RunFolder, read_json
@@ -72,14 +72,15 @@ def _score(arguments: argparse.Namespace) -> None:
     section["suites"] = arguments.suite
     for assignment in arguments.set:
         set_key(section, assignment)
-    config = build(EvalConfig, section, "eval")
+    config = absolute_paths(build(EvalConfig, section, "eval"))
     missing = [str(model) for model in arguments.model if not model.exists()]
     if missing:
         raise ValueError(f"there is no model at {', '.join(missing)}")
     prepare_environment()
     from evalfarm.farm import score
 
-    for results in score(config, arguments.model, arguments.out):
+    models = [model.absolute() for model in arguments.model]
+    for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
 
 

@@ -20,11 +20,12 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 -- One row per set of weights, and one for the real pictures.
 CREATE TABLE IF NOT EXISTS checkpoints (
-    checkpoint TEXT PRIMARY KEY,     -- digest of the weights, or of the real pictures
+    checkpoint TEXT NOT NULL,        -- digest of the weights, or of the real pictures
     kind TEXT NOT NULL,              -- weights | references
     step INTEGER,                    -- optimizer steps; null: not an export of a run
-    name TEXT NOT NULL,
-    path TEXT NOT NULL
+    name TEXT NOT NULL,              -- equal weights may have several, and share their rows below
+    path TEXT NOT NULL,
+    PRIMARY KEY (checkpoint, name)
 );
 -- One row per picture that was asked for.
 CREATE TABLE IF NOT EXISTS pictures (

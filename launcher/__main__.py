@@ -188,7 +188,7 @@ def board(arguments: argparse.Namespace) -> int:
     if len(folders) > 1:
         pattern = "|".join(str(folder.parent.name) for folder in folders)
         print(f"showing all of {RUNS}; to see these alone, filter the runs by {pattern}")
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--bind_all=false"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--host", "localhost"]
     command += ["--samples_per_plugin", "images=100", "--reload_multifile", "true"]
     return subprocess.run(command, check=False).returncode
 

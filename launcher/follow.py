@@ -1,6 +1,7 @@
 """What a run is doing, read from its folder: lines for what happened, a bar for what goes on."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class Follower:
 
     def _draw(self, bar: str) -> None:
         if self.out.isatty():
+            bar = bar[: shutil.get_terminal_size().columns - 1]  # a wrapped line stays behind
             if bar != self._bar:
                 print(f"\r\x1b[2K{bar}", end="", file=self.out, flush=True)
                 self._bar = bar

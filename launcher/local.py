@@ -29,6 +29,8 @@ class Job:
     attempt: int
     follower: Follower
     stops_asked: int = 0
+    farm: subprocess.Popen[bytes] | None = None
+    farm_failed: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
@@ -41,17 +43,15 @@ class Job:
         self.processes.append(process)
         return process
 
-    def wait(self, *processes: subprocess.Popen[bytes] | None) -> int:
-        """Show what goes on until one of the processes has ended; its exit code.
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Show what goes on until a process has ended; its exit code.
 
         The first Ctrl-C asks the run to save and stop, the second ends it at once.
         """
-        while True:
+        while process.poll() is None:
             try:
-                for process in processes:
-                    if process is not None and process.poll() is not None:
-                        return process.returncode
                 self.follower.update()
+                self._look_at_farm()
                 time.sleep(LOOK_EVERY_S)
             except KeyboardInterrupt:
                 self.stops_asked += 1
@@ -61,6 +61,16 @@ class Job:
                 self.follower.say(
                     "saving at the next step, then stopping; Ctrl-C again ends it now"
                 )
+        self.follower.update()
+        self._look_at_farm()
+        return process.returncode
+
+    def _look_at_farm(self) -> None:
+        """Say once that the farm has failed: the training goes on without it."""
+        if self.farm and self.farm.poll() and not self.farm_failed:
+            self.farm_failed = True
+            log = self.run.attempt(self.attempt).farm_log
+            self.follower.say(f"the farm failed: {last_words(log.read_text())}; see {log}")
 
     def kill(self) -> None:
         """End whatever still runs, and all that it started."""
@@ -90,22 +100,21 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
         job.kill()
         outcome = end_attempt(run, attempt, code)
         job.follower.close()
-        job.follower.say(f"the run is {outcome}")
+        job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code
 
 
 def _build_samples(job: Job) -> int:
     builder = job.start(["trainer.data", "build", "--config", str(job.run.recipe)], log=None)
     code = job.wait(builder)
-    return ExitCode.STOPPED if job.stops_asked and code else code
+    return ExitCode.STOPPED if job.stops_asked else code
 
 
 def _train_and_score(job: Job, recipe: Recipe) -> int:
     """Train, and score beside it; what is published is scored to the end, also after a stop."""
-    farm = None
     if recipe.eval:
         command = ["evalfarm", "watch", "--run", str(job.run.root)]
-        farm = job.start(command, log=job.run.attempt(job.attempt).farm_log)
+        job.farm = job.start(command, log=job.run.attempt(job.attempt).farm_log)
     job.follower.say(f"starting {recipe.ranks.per_node} ranks in {job.run.root}")
     rank = ["-m", "trainer", "--config", str(job.run.recipe), "--attempt", str(job.attempt)]
     agent = job.start(
@@ -119,10 +128,7 @@ def _train_and_score(job: Job, recipe: Recipe) -> int:
     end_attempt(job.run, job.attempt, code)  # tells the farm that no further export will come
     if code not in (ExitCode.DONE, ExitCode.STOPPED):
         job.follower.say(why_it_failed(job.run.attempt(job.attempt)))
-    farm_code = job.wait(farm) if farm else ExitCode.DONE
-    if farm_code:
-        log = job.run.attempt(job.attempt).farm_log
-        job.follower.say(f"the farm failed ({farm_code}): {last_words(log.read_text())}; see {log}")
+    farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
     return code or farm_code
 
 

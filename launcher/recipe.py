@@ -3,15 +3,12 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from cluster.config import build, read_yaml, set_key
+from cluster.config import absolute_paths, build, read_yaml, set_key
 from evalfarm.config import EvalConfig
 from trainer.config import TrainConfig, split_batch
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     data = read_yaml(path)
     for assignment in overrides:
         set_key(data, assignment)
-    return absolute_paths(build(Recipe, data))
+    recipe = absolute_paths(build(Recipe, data))
+    train, evaluation = recipe.train, recipe.eval
+    if _is_path(train.model):
+        train = replace(train, model=str(Path(train.model).absolute()))
+    if evaluation:
+        suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
+        evaluation = replace(evaluation, suites=tuple(suites))
+    return replace(recipe, train=train, eval=evaluation)
 
 
 def check_ranks(recipe: Recipe) -> None:
@@ -70,25 +74,6 @@ def check_files(recipe: Recipe) -> None:
         )
     if recipe.train.data.words is None and not recipe.train.data.path.is_dir():
         raise ValueError(f"train.data.path {recipe.train.data.path} does not exist")
-
-
-def absolute_paths(config: Config) -> Config:
-    """The config with every path absolute; a model's name that is no folder stays a name."""
-    changes: dict[str, Any] = {}
-    assert is_dataclass(config)
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if isinstance(value, Path):
-            changes[entry.name] = value.absolute()
-        elif entry.name == "model" and _is_path(value):
-            changes[entry.name] = str(Path(value).absolute())
-        elif entry.name == "suites":
-            changes[entry.name] = tuple(
-                str(Path(suite).absolute()) if Path(suite).suffix else suite for suite in value
-            )
-        elif is_dataclass(value):
-            changes[entry.name] = absolute_paths(value)
-    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def _is_path(model: str) -> bool:

@@ -22,9 +22,12 @@ def main() -> int:
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     arguments = parser.parse_args()
     config = build(TrainConfig, read_yaml(arguments.config).get("train") or {}, "train")
+    from trainer import distributed
     from trainer.train import train
 
-    return train(config, RunFolder(arguments.config.parent), arguments.attempt)
+    code = train(config, RunFolder(arguments.config.parent), arguments.attempt)
+    distributed.finish()
+    return code
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process(
         assert job.poll() is None
     job.send_signal(signal.SIGINT)
     output, _ = job.communicate(timeout=60)
-    assert "ended at once" in output or "the run is" in output
+    assert "ended at once" in output or "the run has" in output
     assert launcher.processes() == []
 
 
@@ -182,7 +182,7 @@ def test_a_rank_that_fails_is_explained_in_one_line(
     assert job.returncode == ExitCode.BAD_INPUT, output
     assert "failed: error: train.lora.target_modules ['nowhere'] match no layer" in output
     assert "Traceback" not in output
-    assert "the run is failed" in output
+    assert "the run has failed" in output
 
 
 def step_of_heartbeat(run: RunFolder) -> int:

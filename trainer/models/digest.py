@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from cluster.run_folder import MANIFEST, files_below, fingerprint, read_manifest
@@ -16,13 +17,18 @@ def weights_digest(folder: Path) -> str:
     Pictures that lie beside the weights do not count.
     """
     if not (folder / MANIFEST).is_file():
-        names = files_below(folder)
-        return _digest((name, fingerprint(folder / name)["sha256"]) for name in names)
+        return _folder_digest(folder)
     manifest = read_manifest(folder)
     files = [(name, facts["sha256"]) for name, facts in manifest["files"].items()]
     if manifest.get("base"):
         files.append(("base", weights_digest(Path(manifest["base"]))))
     return _digest(files)
+
+
+@cache  # gigabytes, asked for again with every export that they are the base of
+def _folder_digest(folder: Path) -> str:
+    names = files_below(folder)
+    return _digest((name, fingerprint(folder / name)["sha256"]) for name in names)
 
 
 def files_digest(paths: Iterable[Path]) -> str:

@@ -33,16 +33,21 @@ class Denoising:
 
     def __call__(self, unet: Any, batch: Batch) -> Tensor:
         """The loss of one forward pass of `unet` (an engine, or a plain network)."""
-        parts = self.parts
-        height, width = (pixels // parts.latent_scale for pixels in batch.images.shape[2:])
+        parts, scale = self.parts, self.parts.latent_scale
+        height, width = batch.images.shape[2:]
+        if height % scale or width % scale:
+            raise ValueError(
+                f"the samples are {width} x {height} pixels: this model takes multiples of {scale}"
+            )
         draws = draw(
             batch.positions,
             seed=self.seed,
-            latent_shape=(parts.vae.config.latent_channels, height, width),
+            latent_shape=(parts.vae.config.latent_channels, height // scale, width // scale),
             num_timesteps=len(self.alphas_cumprod),
             caption_dropout=self.caption_dropout,
         )
-        latents = parts.encode_images(batch.images, draws.posterior)
+        # In fp32: bf16 would round the first alphas to 1, and their noise away.
+        latents = parts.encode_images(batch.images, draws.posterior).float()
         captions = [
             "" if drop else caption
             for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
@@ -50,8 +55,8 @@ class Denoising:
         context = parts.encode_captions(captions)
         noise = draws.noise.to(latents)
         timesteps = draws.timesteps.to(latents.device)
-        alphas = self.alphas_cumprod[timesteps].to(latents.dtype)
-        noised = add_noise(latents, noise, alphas)
+        alphas = self.alphas_cumprod[timesteps]
+        noised = add_noise(latents, noise, alphas).to(context.dtype)
         predicted = unet(noised, timesteps, context).sample
         return mean_squared_error(predicted, target(self.prediction, latents, noise, alphas))
 
