@@ -2,8 +2,8 @@
 
 import argparse
 import os
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -183,14 +183,18 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def board(arguments: argparse.Namespace) -> int:
     """Open TensorBoard on runs: training, evaluation and pictures on one step axis."""
-    folders = [RunFolder.existing(run).tensorboard for run in arguments.run]
-    logdir = str(folders[0]) if len(folders) == 1 else str(RUNS.absolute())
-    if len(folders) > 1:
-        pattern = "|".join(str(folder.parent.name) for folder in folders)
-        print(f"showing all of {RUNS}; to see these alone, filter the runs by {pattern}")
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--host", "localhost"]
-    command += ["--samples_per_plugin", "images=100", "--reload_multifile", "true"]
-    return subprocess.run(command, check=False).returncode
+    from launcher.status import runs_below
+
+    runs = [RunFolder.existing(run) for run in arguments.run] or runs_below(RUNS)
+    if not runs:
+        raise ValueError(f"there are no runs in {RUNS.absolute()}")
+    # A folder of links: TensorBoard would look through every checkpoint for curves.
+    logdir = Path(tempfile.mkdtemp(prefix="letterpress-board-"))
+    for run in runs:
+        (logdir / run.root.name).symlink_to(run.tensorboard)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    command += ["--host", "localhost", "--samples_per_plugin", "images=100"]
+    os.execv(sys.executable, [*command, "--reload_multifile", "true"])
 
 
 def keys(arguments: argparse.Namespace) -> int:

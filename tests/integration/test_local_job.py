@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,3 +192,33 @@ def step_of_heartbeat(run: RunFolder) -> int:
     number = run.last_attempt()
     path = run.attempt(number or 0).heartbeat(0)
     return int(read_json(path)["step"]) if path.exists() else 0
+
+
+def test_the_board_shows_the_runs_that_are_named(launcher: Launcher, tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    for name in ("one", "two", "three"):
+        run = RunFolder(tmp_path / "runs" / name)
+        run.root.mkdir(parents=True)
+        run.recipe.write_text("name: x")
+        with SummaryWriter(run.tensorboard / "train") as writer:
+            writer.add_scalar("train/loss", 1.0, 1)
+    board = launcher.start("board", "runs/one", "runs/two")
+    assert board.stdout is not None
+    address = ""
+    for line in board.stdout:
+        found = re.search(r"http://localhost:\d+/", line)
+        if found:
+            address = found[0]
+            break
+    wait_until(lambda: len(runs_shown(address)) == 2, 60)
+    assert sorted(runs_shown(address)) == ["one/train", "two/train"]
+    board.send_signal(signal.SIGINT)
+    board.communicate(timeout=30)
+
+
+def runs_shown(address: str) -> list[str]:
+    """The runs that a TensorBoard knows by now."""
+    with urllib.request.urlopen(f"{address}data/runs", timeout=10) as answer:
+        runs: list[str] = json.load(answer)
+    return runs
