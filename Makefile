@@ -14,10 +14,13 @@ install: .venv/installed ## make .venv and install everything into it
 # DeepSpeed is built where it is installed and asks for torch then; its operators compile on demand.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=python3.11 …")'
-	@echo "installing into .venv: some minutes, the first time"
+	@echo "installing into .venv, once: some minutes"
 	@$(PYTHON) -m venv .venv
+	@echo "  1 of 3: torch"
 	@$(PIP) torch setuptools wheel ninja py-cpuinfo
+	@echo "  2 of 3: deepspeed"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	@echo "  3 of 3: everything else"
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
@@ -25,20 +28,25 @@ demo: install ## fine-tune the mini model on two ranks while a Ray farm scores e
 	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
 
 test: install ## the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: install ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Hours on two cores. The encoders first, then the UNet by the ordinary trainer, then 16 bits of all.
+# Three hours on two cores. The encoders first; then the UNet by the ordinary trainer, in two rounds;
+# then 16 bits of all.
+SECOND_ROUND = train.model=runs/mini-base/exports/step-00006000 train.seed=1 train.steps=5000 \
+	train.optim.lr=8e-4 train.optim.warmup_steps=200
+
 mini-model: install ## make assets/mini again, from nothing
 	$(BIN)/python -m trainer.data build --config recipes/mini_base.yaml
 	$(BIN)/python -m trainer.data build --config recipes/mini.yaml
 	$(BIN)/python -m trainer.mini start --data data/mini-base data/mini --out data/mini-start
 	$(BIN)/letterpress submit recipes/mini_base.yaml
-	$(BIN)/python -m trainer.mini pack --start data/mini-start --run runs/mini-base --out assets/mini
+	$(BIN)/letterpress submit recipes/mini_base.yaml --name mini-base-2 --set $(SECOND_ROUND)
+	$(BIN)/python -m trainer.mini pack --start data/mini-start --run runs/mini-base-2 --out assets/mini
 
 clean: ## remove what was installed, drawn and run
 	rm -rf .venv data runs

@@ -83,6 +83,7 @@ def publish_lora_export(
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 samples in two shards."""
+    from cluster.config import to_dict
     from trainer.config import WordsConfig
     from trainer.data.shards import write_shards
     from trainer.data.words import draw_sample
@@ -90,7 +91,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = WordsConfig(samples=64)
     folder = tmp_path_factory.mktemp("data") / "words"
     samples = (draw_sample(words, number) for number in range(64))
-    write_shards(samples, folder, {"words": "tests"}, samples_per_shard=40)
+    write_shards(samples, folder, {"words": to_dict(words)}, samples_per_shard=40)
     return folder
 
 

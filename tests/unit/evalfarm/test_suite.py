@@ -9,8 +9,9 @@ from evalfarm.suite import Suite, load_suite, quoted_words
 from trainer.data.words import word_list
 
 
-def test_the_mini_suite_asks_only_for_words_that_no_recipe_trains_on() -> None:
-    suite = load_suite("mini")
+@pytest.mark.parametrize("name", ["mini", "mini_base"])
+def test_the_mini_suites_ask_only_for_words_that_no_recipe_trains_on(name: str) -> None:
+    suite = load_suite(name)
     words = [word for prompt in suite.prompts for word in quoted_words(prompt)]
     assert len(words) == len(set(words)) == len(suite.prompts)
     assert set(words) <= set(word_list("held_out"))
