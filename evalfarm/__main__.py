@@ -1,7 +1,7 @@
 """The evaluation farm: makes pictures from every checkpoint and scores them, on Ray.
 
     python -m evalfarm watch --run runs/mini
-    python -m evalfarm score --suite mini --model assets/mini exports/step-00000080 --out scores
+    python -m evalfarm score --suite mini --model assets/mini exports/step-00000160 --out scores
     python -m evalfarm report --run runs/mini
 
 With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.

@@ -170,14 +170,13 @@ def logs(arguments: argparse.Namespace) -> int:
 def stop(arguments: argparse.Namespace) -> int:
     """Ask a run to save at its next step and end; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
-    from launcher.status import run_state
+    from launcher.status import own_command, run_state
 
     if run_state(run) not in ("running", "stopping"):
         raise ValueError(f"{arguments.run} is not running: it is {run_state(run)}")
     run.request_stop("letterpress stop")
-    print(
-        f"asked {run.root.name} to save and stop; `letterpress logs -f {run.root}` shows it do so"
-    )
+    shows = f"`{own_command()} logs -f {run.root}` shows it do so"
+    print(f"asked {run.root.name} to save and stop; {shows}")
     return ExitCode.DONE
 
 

@@ -1,5 +1,7 @@
 """What is known of runs, from their folders alone."""
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,15 @@ def results_and_places(run: RunFolder) -> str:
         folder = run.evaluation(results["suite"])
         lines += ["", f"suite {results['suite']}", results_table(results), ""]
         lines += [f"report    {folder / 'report.html'}", f"pictures  {folder / 'images'}"]
-    return "\n".join([*lines, f"curves    letterpress board {run.root}"])
+    return "\n".join([*lines, f"curves    {own_command()} board {run.root}"])
+
+
+def own_command() -> str:
+    """How to call this program again: a hint can be typed as it stands, in `.venv` or out of it."""
+    called_as = Path(sys.argv[0])
+    if called_as.name == "letterpress" and not shutil.which("letterpress"):
+        return str(called_as)
+    return "letterpress"
 
 
 def run_state(run: RunFolder) -> str:

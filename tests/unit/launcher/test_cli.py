@@ -1,9 +1,9 @@
 """The command line as a user meets it: quick, and clear about mistakes."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.state import begin_attempt, end_attempt, summed_up
 from launcher.freeze import freeze
 from launcher.recipe import load_recipe
-from launcher.status import run_state
+from launcher.status import own_command, run_state
 from tests.conftest import CHECKOUT
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
@@ -37,12 +37,11 @@ def run(tmp_path: Path) -> RunFolder:
     "arguments", [["--help"], ["submit", MINI, "--dry-run", "--set", "train.stpes=3"]]
 )
 def test_help_and_a_misspelt_key_are_answered_at_once(arguments: list[object]) -> None:
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        letterpress(*arguments)
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 0.5
+    # Of processor time: the other tests may be at work beside this one.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    letterpress(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_a_misspelt_key_is_one_line_and_bad_input() -> None:
@@ -124,6 +123,17 @@ def test_status_lists_the_runs(run: RunFolder, tmp_path: Path) -> None:
     run.root.rename(tmp_path / "runs" / "mini")
     done = letterpress("status", cwd=tmp_path)
     assert done.stdout.splitlines()[1].split() == ["mini", "new", "–", "0", "0"]
+
+
+def test_a_hint_can_be_typed_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "bin" / "letterpress"
+    script.parent.mkdir()
+    script.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(script), "submit"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert own_command() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert own_command() == "letterpress"
 
 
 def test_the_keys_of_a_recipe_are_explained() -> None:
