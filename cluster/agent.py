@@ -61,7 +61,9 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="what each rank runs, after --")
     arguments = parser.parse_args()
     node = slurm_node(os.environ) if arguments.slurm else local_node(arguments.ranks)
-    return run_node(RunFolder(arguments.run), arguments.attempt, node, arguments.command)
+    code = run_node(RunFolder(arguments.run), arguments.attempt, node, arguments.command)
+    # Else srun would kill the nodes that still save. The record tells of the stop.
+    return ExitCode.DONE if arguments.slurm and code == ExitCode.STOPPED else code
 
 
 def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[str]) -> ExitCode:

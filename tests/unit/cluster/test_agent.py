@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster import agent
 from cluster.agent import exit_code, rank_environment, run_node
 from cluster.exit_codes import ExitCode
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
+from cluster.state import summed_up
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,16 @@ def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_p
     assert record["log_tail"] == ["error: the dog ate it"]
     assert record["ranks"][0]["signal"] == "SIGTERM"
     assert read_json(run.attempt(number).rendezvous)["address"] == "127.0.0.1"
+
+
+def test_srun_sees_no_failure_in_a_stop_that_the_record_tells_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    monkeypatch.setattr(agent, "slurm_node", lambda environment: local_node(ranks=1))
+    rank = [sys.executable, "-c", f"raise SystemExit({int(ExitCode.STOPPED)})"]
+    node = ["agent", "--run", str(tmp_path), "--attempt", str(number), "--slurm", "--", *rank]
+    monkeypatch.setattr(sys, "argv", node)
+    assert agent.main() == ExitCode.DONE
+    assert summed_up(run, number) == ExitCode.STOPPED
