@@ -28,7 +28,7 @@ demo: install ## fine-tune the mini model on two ranks while a Ray farm scores e
 	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
 
 test: install ## the whole test suite
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q
 
 lint: install ## style and types
 	$(BIN)/ruff check .

@@ -83,8 +83,8 @@ def test_zero_stages_and_batch_splits_compute_the_same_losses(
     np.testing.assert_allclose(list(whole.losses().values()), by_kind[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "lora"), [(0, None), (1, LORA), (2, None), (3, LORA)])
-def test_bf16_trains_at_every_zero_stage(
+@pytest.mark.parametrize(("stage", "lora"), [(0, None), (2, LORA), (3, None)])
+def test_bf16_trains_with_and_without_zero(
     stage: int, lora: dict[str, Any] | None, make_run: MakeRun, start_ranks: StartRanks
 ) -> None:
     ranks = start_ranks(make_run(steps=2, precision="bf16", lora=lora, zero={"stage": stage}))
@@ -191,16 +191,6 @@ def test_an_unreadable_sample_is_passed_over_counted_and_named(
     assert logs.count("passed over a sample that cannot be read: broken/00000.tar:000000017") == 1
     beats = [read_json(ranks.attempt.heartbeat(rank)) for rank in (0, 1)]
     assert sum(beat.get("broken_samples", 0) for beat in beats) == 1
-
-
-def test_a_users_mistake_is_one_line_and_bad_input(
-    make_run: MakeRun, start_ranks: StartRanks
-) -> None:
-    ranks = start_ranks(make_run(lora={"target_modules": ["nowhere"]}))
-    assert ranks.wait() == ExitCode.BAD_INPUT
-    logs = ranks.log(0) + ranks.log(1)
-    assert "error: train.lora.target_modules ['nowhere'] match no layer of the UNet" in logs
-    assert "Traceback" not in logs
 
 
 def _assert_previews_equal(export: Path, pipeline: Any) -> None:

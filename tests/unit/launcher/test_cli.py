@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> RunFolder:
     "arguments", [["--help"], ["submit", MINI, "--dry-run", "--set", "train.stpes=3"]]
 )
 def test_help_and_a_misspelt_key_are_answered_at_once(arguments: list[object]) -> None:
-    # Of processor time: the other tests may be at work beside this one.
+    # Of processor time: what else the machine does is not ours to answer for.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     letterpress(*arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
