@@ -101,7 +101,6 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     """The environment of one rank: where it stands, and its share of the cores."""
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // node.ranks)),
-        "TRANSFORMERS_VERBOSITY": "error",
         **os.environ,
         "RANK": str(node.number * node.ranks + local_rank),
         "LOCAL_RANK": str(local_rank),

@@ -36,7 +36,6 @@ class Job:
     def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
         """Start a program of ours from the run's own copy of the code."""
         environment = {**os.environ, "PYTHONPATH": str(self.run.code), "PYTHONUNBUFFERED": "1"}
-        environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
         process = start_session(
             [sys.executable, "-m", *command], log=log, env=environment, cwd=self.run.code
         )

@@ -26,15 +26,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder of the mini model's shape, a hundredth of its size, with a CLIP in it."""
     import torch
 
-    from trainer.mini.networks import (
-        Size,
-        new_autoencoder,
-        new_clip,
-        new_image_processor,
-        new_pipeline,
-        new_tokenizer,
-        text_encoder_of,
-    )
+    from trainer.mini.networks import Size, new_autoencoder, new_clip, new_tokenizer, save_model
 
     torch.manual_seed(0)
     size = Size(
@@ -49,10 +41,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = new_tokenizer(size.max_tokens)
     clip = new_clip(size, tokenizer)
-    pipeline = new_pipeline(size, new_autoencoder(size), text_encoder_of(clip), tokenizer)
-    pipeline.save_pretrained(folder)
-    for part in (clip, tokenizer, new_image_processor()):
-        part.save_pretrained(folder / "clip")
+    save_model(folder, size, new_autoencoder(size), clip, tokenizer)
     return folder
 
 

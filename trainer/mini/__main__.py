@@ -21,7 +21,7 @@ from transformers import CLIPModel
 
 from cluster.config import build, read_yaml
 from cluster.program import run_program
-from cluster.run_folder import LATEST, RunFolder
+from cluster.run_folder import RunFolder, published_steps
 from trainer.config import OptimConfig, TrainConfig, WordsConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
@@ -34,10 +34,9 @@ from trainer.mini.networks import (
     new_autoencoder,
     new_clip,
     new_image_processor,
-    new_pipeline,
     new_tokenizer,
+    save_model,
     set_latent_scale,
-    text_encoder_of,
 )
 from trainer.mini.optimise import optimise
 from trainer.models.pipeline import load_pipeline
@@ -109,16 +108,13 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     set_latent_scale(vae, _latents(vae, unseen[0]))
     print(f"autoencoder: {psnr_db(vae, unseen[0]):.1f} dB over {CHECKED} unseen pictures")
 
-    new_pipeline(size, vae, text_encoder_of(clip), tokenizer).save_pretrained(out)
-    for part in (clip, tokenizer, processor):
-        part.save_pretrained(out / "clip")
+    save_model(out, size, vae, clip, tokenizer)
     print(f"wrote {out}")
 
 
 def pack(start_folder: Path, run: Path, out: Path) -> None:
     """The networks of the run's newest export in 16 bits in `out`, CLIP beside them."""
-    exports = RunFolder.existing(run).exports
-    export = exports / (exports / LATEST).read_text().strip()
+    _, export = published_steps(RunFolder.existing(run).exports)[-1]
     pipeline = load_pipeline(export, dtype=torch.float16)
     pipeline.save_pretrained(out)
     shutil.copytree(start_folder / "clip", out / "clip", dirs_exist_ok=True)

@@ -1,6 +1,7 @@
 """The mini model's networks, untrained: all that Stable Diffusion has, only smaller."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from string import ascii_lowercase, digits, punctuation
 
 import torch
@@ -144,6 +145,15 @@ def new_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def save_model(
+    folder: Path, size: Size, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer
+) -> None:
+    """Write a pipeline around these encoders, and the whole of CLIP in `folder`/clip."""
+    new_pipeline(size, vae, text_encoder_of(clip), tokenizer).save_pretrained(folder)
+    for part in (clip, tokenizer, new_image_processor()):
+        part.save_pretrained(folder / "clip")
 
 
 def set_latent_scale(vae: AutoencoderKL, latents: torch.Tensor) -> None:
