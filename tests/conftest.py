@@ -73,7 +73,7 @@ def publish_lora_export(
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 samples in two shards."""
     from cluster.config import to_dict
-    from trainer.config import WordsConfig
+    from trainer.data.config import WordsConfig
     from trainer.data.shards import write_shards
     from trainer.data.words import draw_sample
 

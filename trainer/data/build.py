@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.config import to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
-from trainer.config import DataConfig, WordsConfig
+from trainer.data.config import DataConfig, WordsConfig
 from trainer.data.shards import write_shards
 from trainer.data.words import Sample, draw_sample, missing_fonts
 

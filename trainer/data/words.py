@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
 
-from trainer.config import WordsConfig
+from trainer.data.config import WordsConfig
 
 Point = tuple[int, int]
 

@@ -22,7 +22,8 @@ from transformers import CLIPModel
 from cluster.config import build, read_yaml
 from cluster.program import run_program
 from cluster.run_folder import RunFolder, published_steps
-from trainer.config import OptimConfig, TrainConfig, WordsConfig
+from trainer.config import OptimConfig, TrainConfig
+from trainer.data.config import WordsConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import DataConfig, OptimConfig, TrainConfig, ZeroConfig
+from trainer.config import OptimConfig, TrainConfig, ZeroConfig
+from trainer.data.config import DataConfig
 from trainer.engine import deepspeed_config, learning_rate
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainer.config import DataConfig, TrainConfig, split_batch
+from trainer.config import TrainConfig, split_batch
+from trainer.data.config import DataConfig
 from trainer.data.order import rank_positions, sample_at
 
 

@@ -11,8 +11,8 @@ import webdataset
 
 from cluster.config import to_dict
 from cluster.run_folder import verify
-from trainer.config import DataConfig, WordsConfig
 from trainer.data.build import build
+from trainer.data.config import DataConfig, WordsConfig
 from trainer.data.shards import ShardFolder, index_shards
 from trainer.data.words import draw_sample
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageChops
 
-from trainer.config import WordsConfig
+from trainer.data.config import WordsConfig
 from trainer.data.words import FACES, draw_sample, word_list
 from trainer.models.ocr import OcrReader
 
