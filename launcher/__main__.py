@@ -213,7 +213,7 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change the recipe, such as train.steps=200 train.lora=null",
+        help="change the recipe, such as train.steps=200 train.zero.stage=3",
     )
     parser.add_argument("--name", help="of the run; default: the recipe's name")
 

@@ -53,20 +53,49 @@ def publish_lora_export(
 
     from cluster.run_folder import publish, staging_folder
     from trainer.config import LoraConfig
-    from trainer.models.lora import add_lora, save_lora
-    from trainer.models.pipeline import load_parts
+    from trainer.models.exports import save_export
+    from trainer.models.trained import Trained
 
-    parts = load_parts(str(model), device=torch.device("cpu"), dtype=torch.float32)
-    add_lora(parts.unet, LoraConfig(rank=2))
+    config = train_config(model, unet="lora", lora=LoraConfig(rank=2))
+    family = load_tiny(model)
+    trained = Trained(family, config)
     torch.manual_seed(step)
-    trained = {
+    weights = {
         name: strength * torch.randn_like(weight)
-        for name, weight in parts.unet.named_parameters()
+        for name, weight in trained.named_parameters()
         if weight.requires_grad
     }
     staging = staging_folder(folder, attempt=0)
-    save_lora(parts.unet, trained, staging)
-    publish(staging, folder, {"kind": "lora", "base": str(model), "step": step, "final": final})
+    staging.mkdir(parents=True)
+    facts = save_export(
+        staging, family, config, weights, prediction="v_prediction", dtype=torch.float32
+    )
+    publish(staging, folder, {**facts, "step": step, "final": final})
+
+
+def load_tiny(model: Path) -> Any:
+    """The networks of a model folder in fp32 on the CPU."""
+    import torch
+
+    from trainer.models.pipeline import load_family
+
+    return load_family(str(model), device=torch.device("cpu"), dtype_of=lambda _: torch.float32)
+
+
+def train_config(model: Path, **changes: Any) -> Any:
+    """A whole train section around a model, for tests that train nothing."""
+    from trainer.config import TrainConfig
+    from trainer.data.config import DataConfig
+
+    keys: dict[str, Any] = {
+        "model": str(model),
+        "data": DataConfig(path=model),
+        "device": "cpu",
+        "precision": "fp32",
+        "steps": 1,
+        "global_batch": 1,
+    }
+    return TrainConfig(**keys | changes)
 
 
 @pytest.fixture(scope="session")

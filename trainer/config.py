@@ -5,10 +5,13 @@ from typing import Literal, NamedTuple
 
 from trainer.data.config import DataConfig
 
+How = Literal["full", "lora", "frozen"]
+DENOISERS = ("unet",)  # the names that pipelines give the network that takes the noise away
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters in the UNet (Hu et al. 2021), by peft."""
+    """Low-rank adapters (Hu et al. 2021), by peft, where a network is to be trained so."""
 
     rank: int = 8
     """Rank of each adapter."""
@@ -17,7 +20,9 @@ class LoraConfig:
     dropout: float = 0.0
     """Dropout before the adapter, 0 to 1."""
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names of the layers that get one; a name matches where a module's own name ends with it."""
+    """The UNet's layers that get one; a name matches where a module's own name ends with it."""
+    text_encoder_target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    """The text encoders' layers that get one, in the same way."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -111,8 +116,12 @@ class TrainConfig:
     """Where the ranks compute."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of the forward pass; the optimizer's master weights are fp32 either way."""
+    unet: How = "full"
+    """Train every weight of the UNet, or low-rank adapters in it, or leave it."""
+    text_encoder: How = "frozen"
+    """The same choice for the text encoder; where a model has two, for both."""
     lora: LoraConfig | None = None
-    """Low-rank adapters; null trains every weight of the UNet."""
+    """Settings of the adapters; null where there are none, or for the defaults."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
@@ -122,6 +131,16 @@ class TrainConfig:
         for name in ("steps", "global_batch", "micro_batch", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.unet == self.text_encoder == "frozen":
+            raise ValueError("unet and text_encoder are both frozen: nothing would be trained")
+        if "lora" not in (self.unet, self.text_encoder) and self.lora is not None:
+            raise ValueError("lora has settings, but neither unet nor text_encoder is lora")
+
+    def how(self, network: str) -> How:
+        """How a network is trained, by its name in the pipeline: unet, text_encoder_2, vae …"""
+        if network.startswith("text_encoder"):
+            return self.text_encoder
+        return self.unet if network in DENOISERS else "frozen"
 
 
 class BatchSplit(NamedTuple):

@@ -1,4 +1,4 @@
-"""DeepSpeed around the UNet: ZeRO, precision, accumulation, clipping, and our learning rate."""
+"""DeepSpeed around what is trained: ZeRO, precision, accumulation, clipping, learning rate."""
 
 import math
 from typing import Any
@@ -34,11 +34,11 @@ def deepspeed_config(config: TrainConfig, ranks: int) -> dict[str, Any]:
     }
 
 
-def start_engine(unet: nn.Module, config: TrainConfig, ranks: int) -> Any:
-    """The DeepSpeed engine that trains the UNet's trainable weights."""
+def start_engine(trained: nn.Module, config: TrainConfig, ranks: int) -> Any:
+    """The DeepSpeed engine around what is trained."""
     import deepspeed
 
-    trainable = [weight for weight in unet.parameters() if weight.requires_grad]
+    trainable = [weight for weight in trained.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable,
         lr=config.optim.lr,
@@ -46,7 +46,7 @@ def start_engine(unet: nn.Module, config: TrainConfig, ranks: int) -> Any:
         weight_decay=config.optim.weight_decay,
     )
     engine, *_ = deepspeed.initialize(
-        model=unet,
+        model=trained,
         model_parameters=trainable,
         optimizer=optimizer,
         config=deepspeed_config(config, ranks),

@@ -1,7 +1,7 @@
 """A few pictures from the weights as they are, made by all ranks together."""
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 
 from trainer.config import PreviewConfig
@@ -14,31 +14,21 @@ def make_previews(publisher: Publisher) -> list[Image.Image]:
     The prompts are split over the ranks. Every rank runs as many forward passes as any other, since
     at ZeRO stage 3 each pass gathers the weights from all of them.
     """
-    config, world, parts = publisher.config.preview, publisher.world, publisher.parts
+    config, world, family = publisher.config.preview, publisher.world, publisher.family
     if config is None:
         return []
-    pipeline = StableDiffusionPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=publisher.engine.module,
-        scheduler=preview_scheduler(parts.scheduler, publisher.prediction),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.eval()
+    pipeline = family.pipeline(preview_scheduler(family.scheduler, publisher.prediction))
+    publisher.engine.module.eval()
     mine: dict[int, Image.Image] = {}
     for turn in range(-(-len(config.prompts) // world.ranks)):
         number = (turn * world.ranks + world.rank) % len(config.prompts)
         mine[number] = sample(pipeline, config, number)
-    pipeline.unet.train()
+    publisher.engine.module.train()
     found = {number: image for part in world.gather(mine) for number, image in part.items()}
     return [found[number] for number in range(len(config.prompts))]
 
 
-def sample(pipeline: StableDiffusionPipeline, config: PreviewConfig, number: int) -> Image.Image:
+def sample(pipeline: DiffusionPipeline, config: PreviewConfig, number: int) -> Image.Image:
     """The picture of prompt `number`: the same from any pipeline that has the same weights."""
     with torch.no_grad():
         result = pipeline(

@@ -5,7 +5,6 @@ the manifest and renames. Then, and only then, does the folder exist (cluster/ru
 """
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
 
 from cluster.run_folder import (
     MANIFEST,
@@ -33,8 +31,8 @@ from cluster.run_folder import (
 from trainer.config import TrainConfig
 from trainer.distributed import World
 from trainer.engine import gathered_weights
-from trainer.models.lora import save_lora
-from trainer.models.pipeline import Parts
+from trainer.models.exports import save_export
+from trainer.models.family import Family
 
 DEEPSPEED_TAG = "deepspeed"
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
@@ -49,7 +47,7 @@ class Publisher:
     config: TrainConfig
     prediction: str
     world: World
-    parts: Parts
+    family: Family
     engine: Any
 
     def sweep(self) -> None:
@@ -116,21 +114,21 @@ class Publisher:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             with _full_disk_told_as_such(self.run.root):
-                if self.config.lora:
-                    save_lora(self.parts.unet, weights, staging)
-                else:
-                    _save_pipeline(self.parts, weights, self.prediction, staging)
+                facts = save_export(
+                    staging,
+                    self.family,
+                    self.config,
+                    weights,
+                    prediction=self.prediction,
+                    dtype=torch.float32,
+                )
                 _save_previews(previews, staging)
-            publish(staging, final, self._export_facts(step))
+            publish(staging, final, {**facts, **self._export_facts(step)})
         self.world.barrier()
         return final
 
     def _export_facts(self, step: int) -> dict[str, Any]:
-        lora = self.config.lora is not None
         return {
-            "kind": "lora" if lora else "full",
-            "base": str(self.parts.folder.resolve()) if lora else None,
-            "prediction": self.prediction,
             "step": step,
             "final": step == self.config.steps,
             "attempt": self.attempt,
@@ -148,17 +146,6 @@ def _full_disk_told_as_such(folder: Path) -> Iterator[None]:
         if not told and shutil.disk_usage(folder).free > FULL_DISK_BYTES:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-
-
-def _save_pipeline(parts: Parts, unet: dict[str, Tensor], prediction: str, folder: Path) -> None:
-    shutil.copytree(
-        parts.folder, folder, ignore=shutil.ignore_patterns("unet", ".*"), dirs_exist_ok=True
-    )
-    parts.unet.save_config(folder / "unet")
-    save_file(unet, folder / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    settings = json.loads(scheduler.read_text()) | {"prediction_type": prediction}
-    scheduler.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _save_previews(previews: Sequence[Image.Image], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """One training run: read `train` top to bottom, the rest is detail."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -14,8 +14,8 @@ from trainer.data.shards import ShardFolder
 from trainer.distributed import World
 from trainer.engine import learning_rate, set_learning_rate, start_engine, take_step
 from trainer.journal import Journal
-from trainer.models.lora import add_lora
-from trainer.models.pipeline import load_parts
+from trainer.models.pipeline import load_family
+from trainer.models.trained import Trained
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
 from trainer.preview import make_previews
@@ -29,20 +29,17 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
     with Journal(
         run, attempt, world, steps=config.steps, images_per_step=config.global_batch
     ) as journal:
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        parts = load_parts(config.model, device=world.device, dtype=dtype)
+        family = load_family(config.model, device=world.device, dtype_of=_dtype_of(config))
         torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
-        if config.lora:
-            add_lora(parts.unet, config.lora)
-        objective = Denoising(parts, config)
-        engine = start_engine(parts.unet, config, world.ranks)
+        objective = Denoising(family, config)
+        engine = start_engine(Trained(family, config), config, world.ranks)
         publisher = Publisher(
             run=run,
             attempt=attempt,
             config=config,
             prediction=objective.prediction,
             world=world,
-            parts=parts,
+            family=family,
             engine=engine,
         )
         publisher.sweep()
@@ -80,6 +77,12 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
                 journal.note(f"stopped as asked after step {done}")
                 return ExitCode.STOPPED
         return ExitCode.DONE
+
+
+def _dtype_of(config: TrainConfig) -> Callable[[str], torch.dtype]:
+    """The dtype to load each network in: what is trained has fp32 masters."""
+    frozen = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return lambda name: frozen if config.how(name) == "frozen" else torch.float32
 
 
 def _resume(publisher: Publisher, journal: Journal) -> int:

@@ -98,7 +98,7 @@ def test_the_whole_road_from_recipe_to_table(
     launcher: Launcher, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     words = {"samples": 16, "min_letters": 4}
-    path = recipe(score=True, data={"path": "drawn", "words": words}, lora={"rank": 2})
+    path = recipe(score=True, data={"path": "drawn", "words": words}, unet="lora", lora={"rank": 2})
     done = launcher.start("submit", str(path))
     output, _ = done.communicate(timeout=180)
     assert done.returncode == ExitCode.DONE, output
@@ -179,10 +179,11 @@ def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process(
 def test_a_rank_that_fails_is_explained_in_one_line(
     launcher: Launcher, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    job = launcher.start("submit", str(recipe(score=False, lora={"target_modules": ["nowhere"]})))
+    path = recipe(score=False, unet="lora", lora={"target_modules": ["nowhere"]})
+    job = launcher.start("submit", str(path))
     output, _ = job.communicate(timeout=90)
     assert job.returncode == ExitCode.BAD_INPUT, output
-    assert "failed: error: train.lora.target_modules ['nowhere'] match no layer" in output
+    assert "failed: error: train.lora: the target modules ['nowhere'] match no layer" in output
     assert "Traceback" not in output
     assert "the run has failed" in output
 

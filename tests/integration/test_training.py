@@ -20,7 +20,7 @@ from tests.conftest import Ranks
 MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
 
-LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
+LORA = {"unet": "lora", "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 PREVIEW = {"prompts": ["'moon' in red on white, sans"] * 3, "sampler_steps": 2, "seed": 5}
 
 
@@ -28,7 +28,7 @@ PREVIEW = {"prompts": ["'moon' in red on white, sans"] * 3, "sampler_steps": 2, 
 _undisturbed: dict[str, dict[int, float]] = {}
 KINDS: dict[str, dict[str, Any]] = {
     "zero0-full": {"zero": {"stage": 0}},
-    "zero2-lora": {"zero": {"stage": 2}, "lora": LORA},
+    "zero2-lora": {"zero": {"stage": 2}, **LORA},
     "zero3-full": {"zero": {"stage": 3}},
 }
 STEPS = {"steps": 20, "save_every": 5}
@@ -83,11 +83,11 @@ def test_zero_stages_and_batch_splits_compute_the_same_losses(
     np.testing.assert_allclose(list(whole.losses().values()), by_kind[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "lora"), [(0, None), (2, LORA), (3, None)])
+@pytest.mark.parametrize(("stage", "lora"), [(0, {}), (2, LORA), (3, {})])
 def test_bf16_trains_with_and_without_zero(
-    stage: int, lora: dict[str, Any] | None, make_run: MakeRun, start_ranks: StartRanks
+    stage: int, lora: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
 ) -> None:
-    ranks = start_ranks(make_run(steps=2, precision="bf16", lora=lora, zero={"stage": stage}))
+    ranks = start_ranks(make_run(steps=2, precision="bf16", **lora, zero={"stage": stage}))
     assert ranks.wait() == ExitCode.DONE, ranks.log()
     assert all(math.isfinite(loss) for loss in ranks.losses().values())
     assert len(ranks.losses()) == 2
@@ -155,7 +155,7 @@ def test_a_full_export_is_a_diffusers_folder_that_gives_the_trainers_pictures(
 def test_a_lora_export_loads_with_its_alpha_and_gives_the_trainers_pictures_and_curves(
     tiny_model: Path, make_run: MakeRun, start_ranks: StartRanks
 ) -> None:
-    run = make_run(zero={"stage": 3}, lora=LORA, preview=PREVIEW, optim={"lr": 0.05})
+    run = make_run(zero={"stage": 3}, **LORA, preview=PREVIEW, optim={"lr": 0.05})
     ranks = start_ranks(run)
     assert ranks.wait() == ExitCode.DONE, ranks.log()
 

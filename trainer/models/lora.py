@@ -1,46 +1,50 @@
-"""Low-rank adapters on a UNet, and the file that diffusers and peft load them from."""
+"""Low-rank adapters, and the file that diffusers and peft load them from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config import LoraConfig
+from trainer.models.family import Family
 
 
-def add_lora(unet: UNet2DConditionModel, config: LoraConfig) -> None:
-    """Freeze the UNet and give its `target_modules` adapters, which start without effect."""
-    unet.requires_grad_(False)
+def add_lora(network: nn.Module, config: LoraConfig, target_modules: tuple[str, ...]) -> None:
+    """Give the `target_modules` of a frozen network adapters, which start without effect."""
     adapter = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
+        target_modules=list(target_modules),
         init_lora_weights="gaussian",
     )
     try:
-        unet.add_adapter(adapter)
+        network.add_adapter(adapter)  # type: ignore[operator]
     except ValueError as error:
         if "not found" not in str(error):
             raise
         raise ValueError(
-            f"train.lora.target_modules {list(config.target_modules)} match no layer of the UNet"
+            f"train.lora: the target modules {list(target_modules)} match no layer of the "
+            f"{type(network).__name__}"
         ) from None
 
 
-def save_lora(unet: UNet2DConditionModel, state: dict[str, Tensor], folder: Path) -> None:
+def save_lora(family: Family, by_network: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors` with the true alpha in its metadata.
 
-    `state` holds the adapter's weights by their names in `unet`, gathered from all ranks.
+    `by_network` holds each network's adapter weights by their names in it.
     """
-    layers = get_peft_model_state_dict(unet, state_dict=state)
-    empty = [name for name, weight in layers.items() if weight.numel() == 0]
-    assert layers
-    assert not empty, f"LoRA weights were not gathered: {empty}"
-    metadata = _collate_lora_metadata({"unet": unet})
-    # `load_lora_weights` leaves a dropout that it reads here switched on, and every picture random.
-    metadata["unet_lora_adapter_metadata"]["lora_dropout"] = 0.0
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, **metadata)
+    networks = {name: family.networks[name] for name in by_network}
+    layers = {
+        f"{name}_lora_layers": get_peft_model_state_dict(network, state_dict=by_network[name])
+        for name, network in networks.items()
+    }
+    assert all(layers.values())
+    metadata = _collate_lora_metadata(networks)
+    for name in networks:
+        # `load_lora_weights` leaves a dropout that it reads here on, and every picture random.
+        metadata[f"{name}_lora_adapter_metadata"]["lora_dropout"] = 0.0
+    family.pipeline_classes[0].save_lora_weights(folder, **layers, **metadata)

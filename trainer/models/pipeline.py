@@ -1,25 +1,20 @@
-"""Loading Stable Diffusion pipelines: whole for making pictures, in parts for training."""
+"""Finding and loading models: whole for making pictures, network by network for training."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from cluster.run_folder import MANIFEST, verify
+from trainer.models.family import Family
+from trainer.models.stable_diffusion import StableDiffusion
 
 diffusers_logging.set_verbosity_error()
 diffusers_logging.disable_progress_bar()
@@ -27,48 +22,7 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The networks of a pipeline; all but the UNet are frozen."""
-
-    folder: Path
-    """The diffusers folder that they came from."""
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    scheduler: DDPMScheduler
-
-    @property
-    def latent_scale(self) -> int:
-        """Pixels per latent, each way."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @torch.no_grad()
-    def encode_images(self, images: Tensor, posterior_noise: Tensor) -> Tensor:
-        """uint8 RGB pictures (batch 3 height width) as scaled latents (batch channels h w).
-
-        `posterior_noise` picks the sample of the autoencoder's posterior: mean + std * noise.
-        """
-        pixels = images.to(self.vae.device, self.vae.dtype) / 127.5 - 1
-        posterior = self.vae.encode(pixels).latent_dist
-        noise = posterior_noise.to(posterior.mean)
-        latents: Tensor = posterior.mean + posterior.std * noise
-        return latents * float(self.vae.config.scaling_factor)
-
-    @torch.no_grad()
-    def encode_captions(self, captions: list[str]) -> Tensor:
-        """Captions as the UNet's context: batch tokens dim."""
-        tokens = self.tokenizer(
-            captions,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        ids = tokens.input_ids.to(self.text_encoder.device)
-        hidden: Tensor = self.text_encoder(ids).last_hidden_state
-        return hidden
+FAMILIES: tuple[type[Family], ...] = (StableDiffusion,)
 
 
 def find_model(model: str) -> Path:
@@ -86,37 +40,39 @@ def find_model(model: str) -> Path:
         ) from None
 
 
-def load_parts(model: str, *, device: torch.device, dtype: torch.dtype) -> Parts:
-    """Load what training needs; the frozen networks in `dtype`, the UNet in fp32."""
+def family_of(folder: Path) -> type[Family]:
+    """The family of the pipeline in a diffusers folder, by the class that it names."""
+    name = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    for family in FAMILIES:
+        if name in (pipeline.__name__ for pipeline in family.pipeline_classes):
+            return family
+    known = sorted(p.__name__ for family in FAMILIES for p in family.pipeline_classes)
+    raise ValueError(f"model {folder} is a {name}; what can be trained: {', '.join(known)}")
+
+
+def load_family(
+    model: str, *, device: torch.device, dtype_of: Callable[[str], torch.dtype]
+) -> Family:
+    """Load a model's networks, all frozen; `dtype_of` tells each one's dtype by its name.
+
+    ValueError if the model cannot be found or is of no known family.
+    """
     folder = find_model(model)
-    index = json.loads((folder / "model_index.json").read_text())
-    if index.get("unet", [None, None])[1] != "UNet2DConditionModel":
-        raise ValueError(f"model {model} is a {index.get('_class_name')}, not a Stable Diffusion")
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype)
-    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=torch.float32)
-    return Parts(
-        folder=folder,
-        unet=unet.to(device),
-        vae=vae.to(device).eval().requires_grad_(False),
-        text_encoder=text_encoder.to(device).eval().requires_grad_(False),
-        tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
-    )
+    return family_of(folder).load(folder, dtype_of=dtype_of).to(device)
 
 
 def load_pipeline(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> StableDiffusionPipeline:
+) -> DiffusionPipeline:
     """Load an export of ours, or any diffusers folder, ready to make pictures.
 
     An export is checked against its manifest first: BrokenFolder names what differs.
     """
     facts = export_facts(folder)
     base = find_model(str(facts["base"] if facts.get("kind") == "lora" else folder))
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        base, dtype=dtype, safety_checker=None, local_files_only=True
-    )
+    cls = family_of(base).pipeline_classes[0]
+    checker = {"safety_checker": None} if "safety_checker" in cls._optional_components else {}
+    pipeline = cls.from_pretrained(base, dtype=dtype, local_files_only=True, **checker)
     if facts.get("kind") == "lora":
         pipeline.load_lora_weights(str(folder))
     pipeline.set_progress_bar_config(disable=True)

@@ -2,38 +2,41 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.data.loader import Batch
-from trainer.models.pipeline import Parts
-from trainer.objectives.randomness import draw
+from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.objectives.randomness import Draws, draw
 
 
 class Denoising:
     """Mean squared error between what the network predicts and what was mixed in."""
 
-    def __init__(self, parts: Parts, config: TrainConfig) -> None:
-        self.parts = parts
+    def __init__(self, family: Family, config: TrainConfig) -> None:
+        self.family = family
         self.seed = config.seed
         self.caption_dropout = config.objective.caption_dropout
         self.prediction: str = config.objective.prediction
         if self.prediction == "as_model":
-            self.prediction = parts.scheduler.config.prediction_type
-        elif config.lora and self.prediction != parts.scheduler.config.prediction_type:
+            self.prediction = family.scheduler.config.prediction_type
+        elif config.unet != "full" and self.prediction != family.scheduler.config.prediction_type:
             raise ValueError(
                 f"train.objective.prediction {self.prediction} needs every weight of a model made "
-                f"for {parts.scheduler.config.prediction_type}: leave it as_model, or lora null"
+                f"for {family.scheduler.config.prediction_type}: leave it as_model, or unet full"
             )
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(
                 f"the model predicts {self.prediction!r}: only epsilon and v_prediction are trained"
             )
-        self.alphas_cumprod = parts.scheduler.alphas_cumprod.to(parts.vae.device)
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.captions_in_engine = config.text_encoder != "frozen"
+        self.alphas_cumprod = family.scheduler.alphas_cumprod.to(family.device)
 
-    def __call__(self, unet: Any, batch: Batch) -> Tensor:
-        """The loss of one forward pass of `unet` (an engine, or a plain network)."""
-        parts, scale = self.parts, self.parts.latent_scale
+    def __call__(self, trained: Any, batch: Batch) -> Tensor:
+        """The loss of one forward pass of `trained` (an engine, or the plain networks)."""
+        family, scale = self.family, self.family.latent_scale
         height, width = batch.images.shape[2:]
         if height % scale or width % scale:
             raise ValueError(
@@ -42,23 +45,36 @@ class Denoising:
         draws = draw(
             batch.positions,
             seed=self.seed,
-            latent_shape=(parts.vae.config.latent_channels, height // scale, width // scale),
+            latent_shape=(family.vae.config.latent_channels, height // scale, width // scale),
             num_timesteps=len(self.alphas_cumprod),
             caption_dropout=self.caption_dropout,
         )
         # In fp32: bf16 would round the first alphas to 1, and their noise away.
-        latents = parts.encode_images(batch.images, draws.posterior).float()
+        latents = family.encode_images(batch.images, draws.posterior).float()
+        captions = self._captions(batch, draws)
+        noise = draws.noise.to(latents)
+        timesteps = draws.timesteps.to(latents.device)
+        alphas = self.alphas_cumprod[timesteps]
+        noised = add_noise(latents, noise, alphas).to(self.dtype)
+        predicted = trained(noised, timesteps, captions, whole_pictures(batch).to(latents.device))
+        return mean_squared_error(predicted, target(self.prediction, latents, noise, alphas))
+
+    def _captions(self, batch: Batch, draws: Draws) -> TokenIds | Conditioning:
         captions = [
             "" if drop else caption
             for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
         ]
-        context = parts.encode_captions(captions)
-        noise = draws.noise.to(latents)
-        timesteps = draws.timesteps.to(latents.device)
-        alphas = self.alphas_cumprod[timesteps]
-        noised = add_noise(latents, noise, alphas).to(context.dtype)
-        predicted = unet(noised, timesteps, context).sample
-        return mean_squared_error(predicted, target(self.prediction, latents, noise, alphas))
+        ids = self.family.tokenize(captions)
+        if self.captions_in_engine:
+            return ids
+        with torch.no_grad():
+            return self.family.encode_tokens(ids)
+
+
+def whole_pictures(batch: Batch) -> Tensor:
+    """The framing (batch 6, as `Family.denoise` takes it) of pictures that nothing was cut from."""
+    height, width = batch.images.shape[2:]
+    return torch.tensor([[height, width, 0, 0, height, width]] * len(batch.positions))
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:

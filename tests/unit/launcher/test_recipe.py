@@ -20,9 +20,18 @@ def test_every_shipped_recipe_is_sound(path: Path) -> None:
 def test_flags_win_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)
     path = CHECKOUT / "recipes" / "mini.yaml"
-    recipe = load_recipe(path, ["train.steps=7", "train.lora=null", "eval.batch=3"])
+    recipe = load_recipe(
+        path,
+        [
+            "train.steps=7",
+            "train.unet=frozen",
+            "train.text_encoder=full",
+            "train.lora=null",
+            "eval.batch=3",
+        ],
+    )
     assert recipe.train.steps == 7
-    assert recipe.train.lora is None
+    assert recipe.train.text_encoder == "full"
     assert recipe.eval is not None
     assert recipe.eval.batch == 3
 

@@ -8,11 +8,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from cluster.run_folder import BrokenFolder, publish
-from tests.conftest import publish_lora_export
+from tests.conftest import load_tiny, publish_lora_export, train_config
 from trainer.config import LoraConfig
 from trainer.models.digest import weights_digest
-from trainer.models.lora import add_lora
-from trainer.models.pipeline import find_model, load_parts, load_pipeline
+from trainer.models.pipeline import family_of, find_model, load_pipeline
+from trainer.models.trained import Trained
 
 
 def test_a_model_that_is_nowhere_is_named_with_where_it_was_sought() -> None:
@@ -25,30 +25,32 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
-def test_a_pipeline_without_our_unet_is_refused(tmp_path: Path) -> None:
+def test_a_pipeline_of_no_known_family_is_refused(tmp_path: Path) -> None:
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="is a FluxPipeline, not a Stable Diffusion"):
-        load_parts(str(tmp_path), device=torch.device("cpu"), dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"is a FluxPipeline; what can be trained: .*Stable"):
+        family_of(tmp_path)
 
 
 def test_pictures_survive_the_way_to_latents_and_back_in_shape(tiny_model: Path) -> None:
-    parts = load_parts(str(tiny_model), device=torch.device("cpu"), dtype=torch.float32)
+    family = load_tiny(tiny_model)
     images = torch.randint(256, (2, 3, 32, 96), dtype=torch.uint8)
-    latents = parts.encode_images(images, torch.zeros(2, 4, 4, 12))
-    assert latents.shape == (2, 4, 32 // parts.latent_scale, 96 // parts.latent_scale)
-    assert parts.encode_captions(["'a'", "'bcd' in red"]).shape == (2, 40, 32)
+    latents = family.encode_images(images, torch.zeros(2, 4, 4, 12))
+    assert latents.shape == (2, 4, 32 // family.latent_scale, 96 // family.latent_scale)
+    ids = family.tokenize(["'a'", "'bcd' in red"])
+    assert family.encode_tokens(ids).context.shape == (2, 40, 32)
 
 
 def test_only_the_adapters_are_trained_and_they_start_without_effect(tiny_model: Path) -> None:
-    parts = load_parts(str(tiny_model), device=torch.device("cpu"), dtype=torch.float32)
-    inputs = (torch.randn(1, 4, 4, 12), torch.tensor([500]), torch.randn(1, 40, 32))
-    before = parts.unet(*inputs).sample
-    add_lora(parts.unet, LoraConfig(rank=2))
-    assert torch.equal(parts.unet(*inputs).sample, before)
-    trained = [name for name, weight in parts.unet.named_parameters() if weight.requires_grad]
-    assert trained
-    assert all("lora_" in name for name in trained)
+    family = load_tiny(tiny_model)
+    inputs = (torch.randn(1, 4, 4, 12), torch.tensor([500]), family.tokenize(["a"]), torch.empty(0))
+    config = train_config(tiny_model, unet="lora", text_encoder="lora", lora=LoraConfig(rank=2))
+    before = family.denoise(*inputs[:2], family.encode_tokens(inputs[2]), inputs[3])
+    trained = Trained(family, config)
+    assert torch.equal(trained(*inputs), before)
+    names = [name for name, weight in trained.named_parameters() if weight.requires_grad]
+    assert {name.partition(".")[0] for name in names} == {"unet", "text_encoder"}
+    assert all("lora_" in name for name in names)
 
 
 def test_an_export_that_differs_from_its_manifest_is_refused(

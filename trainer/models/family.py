@@ -1,0 +1,141 @@
+"""What Letterpress asks of a kind of text-to-image model, whichever it is.
+
+A family is one file that subclasses `Family` and one line in `pipeline.py`'s FAMILIES. Everything
+else here (objectives, engine, checkpoints, exports, the farm) knows no kind by name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+
+class Conditioning(NamedTuple):
+    """What a denoiser is told of a batch of captions."""
+
+    context: Tensor
+    """The text encoders' hidden states: batch tokens dim."""
+    pooled: Tensor | None = None
+    """A vector per caption, where the family has one: batch dim."""
+
+
+TokenIds = tuple[Tensor, ...]
+"""The captions' tokens for each text encoder, int64: batch tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(ABC):
+    """The networks of one pipeline, under the names that diffusers gives them."""
+
+    folder: Path
+    """The diffusers folder that they came from."""
+    denoiser: nn.Module
+    vae: AutoencoderKL
+    text_encoders: Mapping[str, nn.Module]
+    """By name, in the order in which `tokenize` answers: text_encoder, text_encoder_2 …"""
+    tokenizers: Sequence[Any]
+    scheduler: DDPMScheduler
+    """The noise schedule that the denoiser was trained on."""
+
+    pipeline_classes: ClassVar[tuple[type[DiffusionPipeline], ...]]
+    """diffusers' pipelines that are of this family; the first makes pictures of a caption."""
+    denoiser_name: ClassVar[str] = "unet"
+    """The denoiser's name in the pipeline, and in the names of its weights."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, *, dtype_of: Callable[[str], torch.dtype]) -> Self:
+        """The networks in a diffusers folder; `dtype_of` tells each one's dtype by its name."""
+
+    @abstractmethod
+    def encode_tokens(self, ids: TokenIds) -> Conditioning:
+        """What the text encoders make of tokens; gradients pass."""
+
+    @abstractmethod
+    def denoise(
+        self, noised: Tensor, timesteps: Tensor, conditioning: Conditioning, sizes: Tensor
+    ) -> Tensor:
+        """The denoiser's answer to noised latents (batch channels h w), of the same shape.
+
+        `sizes` (batch 6) tells how the pictures were framed, in pixels: original height and width,
+        top and left of the crop, height and width of what is seen.
+        """
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Denoiser and text encoders by name: what can be trained."""
+        return {self.denoiser_name: self.denoiser, **self.text_encoders}
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent, each way."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return torch.device(self.vae.device)
+
+    def to(self, device: torch.device) -> Self:
+        """Move every network; the frozen ones are set to answer the same each time."""
+        for network in (*self.networks.values(), self.vae):
+            network.to(device).eval().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, posterior_noise: Tensor) -> Tensor:
+        """uint8 RGB pictures (batch 3 height width) as scaled latents (batch channels h w).
+
+        `posterior_noise` picks the sample of the autoencoder's posterior: mean + std * noise.
+        """
+        mean, std = self.encode_posterior(images)
+        return self.scale_latents(mean + std * posterior_noise.to(mean))
+
+    @torch.no_grad()
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the autoencoder's posterior, each batch channels h w."""
+        pixels = images.to(self.vae.device, self.vae.dtype) / 127.5 - 1
+        posterior = self.vae.encode(pixels).latent_dist
+        return posterior.mean, posterior.std
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents as the denoiser sees them, of about unit variance."""
+        shift = float(self.vae.config.get("shift_factor") or 0.0)
+        return (latents - shift) * float(self.vae.config.scaling_factor)
+
+    def tokenize(self, captions: Sequence[str]) -> TokenIds:
+        """The tokens of captions for each text encoder; what is too long is cut."""
+        return tuple(
+            tokenizer(
+                list(captions),
+                padding="max_length",
+                truncation=True,
+                max_length=tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids.to(self.device)
+            for tokenizer in self.tokenizers
+        )
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has before it is cut, its start and end included."""
+        return [len(ids) for ids in self.tokenizers[0](list(captions)).input_ids]
+
+    def pipeline(self, scheduler: Any, **networks: nn.Module) -> DiffusionPipeline:
+        """diffusers' pipeline around these networks; `networks` take the place of their own."""
+        cls = self.pipeline_classes[0]
+        tokenizers = dict(zip(_numbered("tokenizer"), self.tokenizers, strict=False))
+        parts = {**self.networks, "vae": self.vae, "scheduler": scheduler, **tokenizers, **networks}
+        rest = {name: None for name in cls._optional_components if name not in parts}
+        settings = {"requires_safety_checker": False} if "safety_checker" in rest else {}
+        pipeline = cls(**parts, **rest, **settings)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def _numbered(name: str) -> tuple[str, str, str]:
+    return (name, f"{name}_2", f"{name}_3")
