@@ -106,7 +106,9 @@ def _open_batches(config: TrainConfig, world: World, first_step: int) -> Iterato
         ranks=world.ranks,
     )
     shards = ShardFolder(config.data.path)
-    return open_batches(shards, positions, seed=config.seed, workers=config.data.workers)
+    return open_batches(
+        shards, config.data, positions, seed=config.seed, global_batch=config.global_batch
+    )
 
 
 def _save(publisher: Publisher, journal: Journal, step: int) -> None:

@@ -61,6 +61,22 @@ class WordsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """Frames of several shapes, none with more pixels than the square (trainer/data/buckets.py)."""
+
+    step_px: int = 64
+    """Every side is a multiple of this."""
+    max_aspect: float = 2.0
+    """The longer side is at most so many times the shorter."""
+
+    def __post_init__(self) -> None:
+        if self.step_px < 1:
+            raise ValueError(f"step_px must be at least 1, got {self.step_px}")
+        if self.max_aspect < 1:
+            raise ValueError(f"max_aspect must be 1 or more, got {self.max_aspect}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the training samples are."""
 
@@ -70,10 +86,44 @@ class DataConfig:
     """Draw the samples into `path` if nothing is there yet; null: `path` must be there."""
     workers: int = 0
     """Processes per rank that read and decode ahead; 0 does it between the steps."""
+    resolution: int | None = None
+    """Side in pixels of the square that training sees; null: pictures as they are, of one size."""
+    buckets: BucketConfig | None = None
+    """Frames of other shapes beside the square, the nearest for each picture; null: the square."""
+    max_upscale: float | None = None
+    """Leave out pictures that had to be enlarged by more, 1.0 all enlarged ones; null: none."""
+    crop: Literal["center", "random"] = "center"
+    """What stays of a picture of another shape than its frame; random cuts words."""
+    flip: float = 0.0
+    """Share of pictures that are mirrored, 0 to 1; letters too."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        _check_framing(self)
+
+
+def _check_framing(config: DataConfig) -> None:
+    if not 0 <= config.flip <= 1:
+        raise ValueError(f"flip must be 0 to 1, got {config.flip}")
+    if config.max_upscale is not None and config.max_upscale < 1:
+        raise ValueError(f"max_upscale must be 1 or more, got {config.max_upscale}")
+    if config.resolution is None:
+        for name, off in (("buckets", None), ("max_upscale", None), ("crop", "center")):
+            if getattr(config, name) != off:
+                raise ValueError(
+                    f"{name} needs a resolution: without one, pictures stay as they are"
+                )
+    elif config.resolution < 1:
+        raise ValueError(f"resolution must be at least 1, got {config.resolution}")
+    elif config.buckets and config.resolution % config.buckets.step_px:
+        step = config.buckets.step_px
+        below = config.resolution // step * step
+        near = [str(side) for side in (below, below + step) if side]
+        raise ValueError(
+            f"resolution {config.resolution} must be a multiple of buckets.step_px {step}: "
+            f"take {' or '.join(near)}"
+        )
 
 
 def _check_caption(caption: str) -> None:
