@@ -69,7 +69,7 @@ def load_pipeline(
     An export is checked against its manifest first: BrokenFolder names what differs.
     """
     facts = export_facts(folder)
-    base = find_model(str(facts["base"] if facts.get("kind") == "lora" else folder))
+    base = find_model(str(facts.get("base") or folder))
     cls = family_of(base).pipeline_classes[0]
     checker = {"safety_checker": None} if "safety_checker" in cls._optional_components else {}
     pipeline = cls.from_pretrained(base, dtype=dtype, local_files_only=True, **checker)
