@@ -27,10 +27,10 @@ BUILD_EXAMPLE = """\
 example, train.data of a recipe:
 
   data:
-    path: data/posters                 # where the index goes, and copies of small files
-    imagefolder: {path: /data/posters}     # pictures and their metadata.jsonl
-    laion:                             # and what img2dataset fetched, where it lies
-      path: /data/laion
+    path: data/posters               # where the index goes, and copies of small files
+    imagefolder: {path: ../posters}  # pictures and their metadata.jsonl
+    laion:                           # and what img2dataset fetched, where it lies
+      path: ../laion
       min_aesthetic: 5
       max_pwatermark: 0.5
 

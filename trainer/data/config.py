@@ -102,8 +102,7 @@ class LaionConfig:
     path: Path
     """Folder of the tars that img2dataset wrote; indexed where they lie."""
     metadata: Path | None = None
-    """LAION's parquet file or a folder of them, joined by URL and text; null: what the tars' JSON
-    has (img2dataset's --save_additional_columns)."""
+    """LAION's parquet file, or a folder of them; null: the columns saved in the tars' JSON."""
     min_width: int = 0
     """Pixels of the picture as it was on the web; 0 takes any."""
     min_height: int = 0
@@ -142,8 +141,7 @@ class MarioConfig:
     path: Path
     """Folder of the numbered folders."""
     index: Path | None = None
-    """File with a line such as 06269_062692210 for each sample to take; null: all that are there.
-    """
+    """File with a line such as 06269_062692210 for each sample to take; null: all there are."""
     min_confidence: float = 0.0
     """Words that the OCR was less sure of are not counted as known, 0 to 1."""
     min_side_px: int = 8

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from trainer.data.tars import BrokenShard, Job, Part
+from trainer.data.tars import Job, Part, UnusableShard
 
 Outcome = Part | str
 """A shard, or what is broken about it."""
@@ -49,5 +49,5 @@ def _do(folder: Path, numbered: tuple[int, Job]) -> Outcome:
     number, job = numbered
     try:
         return job(folder / f"{number:05d}.tar")
-    except BrokenShard as error:
+    except UnusableShard as error:
         return str(error)

@@ -202,7 +202,7 @@ def publish_shards(
 def describe_left_out(left_out: Mapping[str, int]) -> str:
     """Reasons and counts in one line, the most frequent first."""
     reasons = sorted(left_out.items(), key=lambda item: -item[1])
-    return ", ".join(f"{reason} {count}" for reason, count in reasons) or "the source is empty"
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "the source is empty"
 
 
 def _source_facts(parts: Sequence[tuple[int, Part]], number: int, name: str) -> dict[str, Any]:

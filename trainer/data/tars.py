@@ -1,5 +1,6 @@
 """One WebDataset tar: writing it, and finding every sample in it without unpacking it."""
 
+import io
 import os
 import tarfile
 from collections import Counter
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
 
 from trainer.data.images import HEAD_BYTES, IMAGE_MEMBERS, Unusable, image_size
@@ -21,8 +21,8 @@ MAX_MEMBERS = 64
 COLUMNS = ("key", "shard", "source", "width", "height")
 
 
-class BrokenShard(ValueError):
-    """A tar that ends early or is none; the message names it and the byte."""
+class UnusableShard(ValueError):
+    """A tar that ends early, is none, or lacks what is asked for; the message names it."""
 
 
 class TarSample(NamedTuple):
@@ -62,10 +62,12 @@ def write_part(
 
     `left_out` is filled by whoever makes the samples, while they are written.
     """
-    # A fixed time, so that equal samples make equal shards.
-    with webdataset.TarWriter(str(path), encoder=False, mtime=0) as writer:
+    with tarfile.open(path, "w") as tar:
         for key, members in samples:
-            writer.write({"__key__": key, **members})
+            for name, data in members.items():
+                header = tarfile.TarInfo(f"{key}.{name}")  # of no time: equal samples, equal bytes
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
     left_out = Counter() if left_out is None else left_out
     rows = examine(path, list_samples(path), left_out, pictures=pictures)
     if not len(rows):
@@ -74,7 +76,7 @@ def write_part(
 
 
 def list_samples(path: Path) -> list[TarSample]:
-    """Every sample in a tar, in its order; BrokenShard if the tar does not end as it should."""
+    """Every sample in a tar, in its order; UnusableShard if the tar does not end as it should."""
     samples: dict[str, TarSample] = {}
     try:
         with _open(path) as tar:
@@ -86,11 +88,11 @@ def list_samples(path: Path) -> list[TarSample]:
                     sample.members[name] = (member.offset_data, member.size)
             end = tar.offset
     except tarfile.TarError as error:
-        raise BrokenShard(_broken(path, path.stat().st_size, error)) from None
+        raise UnusableShard(_broken(path, path.stat().st_size, error)) from None
     with path.open("rb") as file:  # tarfile takes a damaged header for the end
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise BrokenShard(_broken(path, end, "no header and no end mark"))
+            raise UnusableShard(_broken(path, end, "no header and no end mark"))
     return list(samples.values())
 
 
@@ -149,7 +151,7 @@ def _open(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, "r:")
     except tarfile.TarError as error:
-        raise BrokenShard(f"{path} is no plain tar ({error})") from None
+        raise UnusableShard(f"{path} is no plain tar ({error})") from None
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -197,7 +199,7 @@ def check_side(size: tuple[int, int], min_side_px: int) -> None:
 def _rows(samples: Sequence[TarSample], sizes: Sequence[tuple[int, int]]) -> NDArray[np.void]:
     members = sorted({name for sample in samples for name in sample.members})
     if len(members) > MAX_MEMBERS:
-        raise BrokenShard(f"{len(members)} kinds of members are no WebDataset")
+        raise UnusableShard(f"{len(members)} kinds of members are no WebDataset")
     keys = [sample.key.encode(errors="surrogateescape") for sample in samples]
     rows = np.zeros(len(samples), _dtype(max(map(len, keys), default=1), members))
     rows["key"] = keys

@@ -19,7 +19,7 @@ from trainer.data.config import LaionConfig
 from trainer.data.shards import describe_left_out
 from trainer.data.sources import webdataset
 from trainer.data.sources.tables import open_parquet
-from trainer.data.tars import Job, Part, TarSample, read_at
+from trainer.data.tars import Job, Part, TarSample, UnusableShard, list_samples, read_at
 
 # Filter -> names of its column, in lower case, the first that is there. LAION writes WIDTH, its
 # aesthetic subsets AESTHETIC_SCORE; what img2dataset calls width is the picture as it stored it.
@@ -81,6 +81,9 @@ def plan(config: LaionConfig, scratch: Path) -> list[Job]:
     if config.metadata:
         verdicts = scratch / VERDICTS
         np.save(verdicts, _judge_metadata(config, metadata_files(config.metadata)))
+    else:  # a filter without its column: said once, and now
+        first = webdataset.finished_tars(config.path)[0][0]
+        _judge_infos(_infos(first, list_samples(first)), first, config)
     return webdataset.plan_tars(config.path, partial(_index, config, verdicts))
 
 
@@ -187,7 +190,7 @@ def _infos(tar: Path, samples: Sequence[TarSample]) -> list[dict[str, Any]]:
             text = read_at(file.fileno(), sample.members.get("json", (0, 0)))
             try:
                 info = json.loads(text or b"{}")
-            except ValueError:
+            except (ValueError, RecursionError):
                 info = {}  # its values are unknown
             infos.append({key.lower(): info[key] for key in info} if isinstance(info, dict) else {})
     return infos
@@ -202,7 +205,7 @@ def _judge_infos(
                 return [info.get(name) for info in infos]
         if not infos:
             return []
-        raise ValueError(
+        raise UnusableShard(
             f"the JSON in {tar} has no {names[0]}: set laion.metadata to LAION's parquet files, or "
             "leave out this filter"
         )

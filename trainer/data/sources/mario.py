@@ -57,8 +57,7 @@ def _listed(index: Path) -> list[str]:
 
 
 def _found(root: Path) -> list[str]:
-    captions = root.glob("*/*/caption.txt")
-    return sorted(path.parent.relative_to(root).as_posix() for path in captions)
+    return sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir())
 
 
 def _copy(config: MarioConfig, names: Sequence[str], tar: Path) -> Part:
@@ -77,6 +76,8 @@ def _samples(
 
 
 def _members(config: MarioConfig, folder: Path) -> dict[str, bytes]:
+    if not folder.is_dir():
+        raise Unusable("no folder")
     caption = _read(folder / "caption.txt").partition("\n")[0].strip()
     if not caption:
         raise Unusable("no caption")

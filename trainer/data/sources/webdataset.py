@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.data.config import WebDatasetConfig
 from trainer.data.sources.tables import open_parquet
-from trainer.data.tars import BrokenShard, Job, Part, TarSample, examine, list_samples
+from trainer.data.tars import Job, Part, TarSample, UnusableShard, examine, list_samples
 
 FAILURES = ("failed_to_download", "failed_to_resize")
 # Members that only this project writes.
@@ -50,7 +50,7 @@ def read_shard(tar: Path) -> tuple[list[TarSample], Counter[str]]:
     samples, stats = list_samples(tar), _read_stats(tar)
     wanted = int(stats.get("successes", 0))
     if len(samples) < wanted:
-        raise BrokenShard(
+        raise UnusableShard(
             f"{tar} is broken at byte {tar.stat().st_size}: it holds {len(samples)} of {wanted} "
             "samples: fetch it again or take it away"
         )
@@ -71,7 +71,7 @@ def _index(min_side_px: int, tar: Path, _: Path) -> Part:
 
 
 def _pass_over(tar: Path, _: Path) -> Part:
-    return part_of(tar, [], Counter({"a shard that is not finished": 1}), 0)
+    return part_of(tar, [], Counter({"shard that is not finished": 1}), 0)
 
 
 def _stats_file(tar: Path) -> Path:
@@ -86,7 +86,7 @@ def _read_stats(tar: Path) -> dict[str, float]:
         stats = json.loads(path.read_text())
         return {key: stats[key] for key in ("successes", *FAILURES) if key in stats}
     except (ValueError, TypeError):
-        raise BrokenShard(f"{path} is not img2dataset's record of a shard") from None
+        raise UnusableShard(f"{path} is not img2dataset's record of a shard") from None
 
 
 def _failures_listed(tar: Path) -> Counter[str]:
@@ -94,7 +94,10 @@ def _failures_listed(tar: Path) -> Counter[str]:
     path = tar.with_suffix(".parquet")
     if not path.exists():
         return Counter()
-    file = open_parquet(path)
+    try:
+        file = open_parquet(path)
+    except ValueError as error:
+        raise UnusableShard(str(error)) from None
     if "status" not in file.schema_arrow.names:
         return Counter()
     statuses = Counter(file.read(columns=["status"])["status"].to_pylist())
