@@ -8,8 +8,8 @@ In turns, a batch at a time, so that whatever else the machine does slows all al
                    resize with its default Lanczos filter (or the cheaper bilinear one), crop, to
                    float, normalise, batch; and the tokenizer
 
-Counted in seconds of CPU time of one process that computes with one thread; the files are in the
-page cache. Ours hands over bytes, which the GPU turns into floats; the example does that on the CPU.
+Counted in seconds of CPU time of one process with one thread; the files are in the page cache. Ours
+hands over bytes, which the GPU turns into floats; the example does that on the CPU.
 Needs `pip install -e '.[bench]'`.
 """
 
