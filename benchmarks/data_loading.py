@@ -40,9 +40,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from cluster.run_folder import publish
-from trainer.data import interim
 from trainer.data.config import DataConfig
 from trainer.data.framing import Size, choose_frame, frame_chance
+from trainer.data.images import decode_image
 from trainer.data.loader import open_batches
 from trainer.data.order import rank_positions
 from trainer.data.pixels import framed_image, spare_detail
@@ -212,7 +212,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def time_parts(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, float]:
     """Milliseconds of CPU time that each part of our path takes for a picture."""
     shards = ShardFolder(folder)
-    sizes = interim.sizes(shards)
+    sizes = shards.sizes
     spent = np.zeros((len(shards), len(PART_NAMES)))
     for number in [0, *range(len(shards))]:  # the first one twice: it warms up
         frame = choose_frame(
@@ -225,7 +225,7 @@ def time_parts(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, float]:
         times = [time.process_time()]
         data, caption = shards.read(number, "jpg"), shards.caption(number)
         times.append(time.process_time())
-        image = interim.decode_image(data, spare_detail(frame))
+        image = decode_image(data, spare_detail(frame))
         times.append(time.process_time())
         framed_image(image, frame)
         times.append(time.process_time())
@@ -239,7 +239,7 @@ def likeness(pictures: list[bytes]) -> dict[str, float]:
     """How near pictures come to Pillow's Lanczos filter on the whole picture, as PSNR."""
     errors: dict[str, list[float]] = {"as trained on": [], "if decoded whole": []}
     for data in pictures[:8]:
-        whole = interim.decode_image(data)
+        whole = decode_image(data)
         frame = choose_frame(
             Size(*whole.size),
             Size(FRAME_PX, FRAME_PX),
@@ -249,7 +249,7 @@ def likeness(pictures: list[bytes]) -> dict[str, float]:
         )
         box = (frame.left, frame.top, frame.left + frame.box.width, frame.top + frame.box.height)
         wanted = np.asarray(whole.resize(frame.size, Image.Resampling.LANCZOS, box=box), np.float64)
-        in_part = interim.decode_image(data, spare_detail(frame))
+        in_part = decode_image(data, spare_detail(frame))
         for name, image in (("as trained on", in_part), ("if decoded whole", whole)):
             found = framed_image(image, frame).permute(1, 2, 0).numpy()
             errors[name].append(float(np.square(found - wanted).mean()))

@@ -11,6 +11,8 @@ from PIL import ImageStat
 
 from cluster.table import align
 from trainer.config import TrainConfig
+from trainer.data.buckets import bucket_fill
+from trainer.data.framing import quotes_words, spoils_text
 from trainer.data.shards import ShardFolder, describe_left_out
 
 Progress = Callable[[Sequence[int], int], Iterable[int]]
@@ -46,7 +48,9 @@ def check(config: TrainConfig, samples: int, progress: Progress = lambda n, _: n
         _captions([reading.caption for reading in readings if reading.caption], config.model),
     ]
     if pictures:
-        sections += [_text(folder, readings), _sizes(folder.sizes)]
+        sections += [_text(folder, readings), _sizes(folder.sizes), _buckets(folder, config)]
+        warning = spoils_text(config.data, shows_words(folder, readings))
+        sections += [f"warning: {warning}"] if warning else []
     return "\n\n".join(sections)
 
 
@@ -132,6 +136,32 @@ def _text(folder: ShardFolder, readings: Sequence[Reading]) -> str:
     if shares:
         lines.append(f"text covers {np.mean(shares):.1%} of {len(shares):,} pictures")
     return "\n".join(lines)
+
+
+def shows_words(folder: ShardFolder, readings: Sequence[Reading]) -> bool:
+    """Whether the pictures show words, as far as their captions or their source tell."""
+    return folder.has_text_truth or any(quotes_words(reading.caption) for reading in readings)
+
+
+def _buckets(folder: ShardFolder, config: TrainConfig) -> str:
+    """How the pictures fall into the frames that training sees."""
+    rows = [["frame", "samples", "batches an epoch", "cut away", "enlarged", ""]]
+    try:
+        fills = bucket_fill(folder.sizes, config.data, config.global_batch)
+    except ValueError as error:  # what a run would be refused for
+        return f"frames: {error}"
+    for fill in fills:
+        rows.append(
+            [
+                f"{fill.size.width} x {fill.size.height}" if fill.size else "none",
+                f"{fill.samples:,}",
+                f"{fill.batches_per_epoch:.1f}" if fill.size else "",
+                f"{fill.cropped:.1%}" if fill.cropped is not None else "",
+                f"{fill.upscaled:,}" if fill.size else "",
+                fill.remark,
+            ]
+        )
+    return "\n".join(align(rows))
 
 
 def _sizes(sizes: NDArray[np.int64]) -> str:

@@ -6,6 +6,7 @@ chance follows from a place in the run's stream, as that of the noise does.
 """
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -104,6 +105,12 @@ def spoils_text(config: DataConfig, has_words: bool) -> str | None:
     if not has_words or not spoils:
         return None
     return f"the samples show words, but {' and '.join(spoils)}: set flip 0 and crop center"
+
+
+def quotes_words(caption: str) -> bool:
+    """Whether a caption names words that the picture shows: in quotes, of any kind."""
+    quoted = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|\u201c[^\u201d]+\u201d|\u2018[^\u2019]+\u2019"
+    return re.search(quoted, caption) is not None
 
 
 def _largest_box(source: Size, size: Size) -> Size:

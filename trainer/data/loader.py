@@ -1,16 +1,19 @@
 """Batches for one rank, in the order that the seed fixed, whatever is broken in the shards."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data import interim
-from trainer.data.buckets import assign_buckets, bucket_sizes
+from trainer.data.buckets import LEFT_OUT, assign_buckets, bucket_sizes
 from trainer.data.config import DataConfig
 from trainer.data.framing import Frame, Size, choose_frame, frame_chance
 from trainer.data.order import Order
@@ -61,15 +64,24 @@ class Stream(Dataset[Item]):
     """
 
     def __init__(
-        self, shards: ShardFolder, config: DataConfig, *, seed: int, global_batch: int, masks: bool
+        self,
+        shards: ShardFolder,
+        config: DataConfig,
+        *,
+        seed: int,
+        global_batch: int,
+        masks: bool,
+        held_out: NDArray[np.int64] | None = None,
     ) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
         self.masks = masks
-        self.sizes = interim.sizes(shards)
+        self.sizes = shards.sizes
         self.frames = bucket_sizes(config)
         buckets = assign_buckets(self.sizes, config)
+        if held_out is not None:
+            buckets[held_out] = LEFT_OUT
         self.order = Order(buckets, seed=seed, global_batch=global_batch)
 
     def __getitem__(self, position: int) -> Item:
@@ -77,17 +89,21 @@ class Stream(Dataset[Item]):
         broken: list[str] = []
         while len(broken) < MAX_BROKEN_IN_A_ROW:
             number = self.order.sample(place._replace(turn=place.turn + len(broken)))
-            frame = self._frame(number, place.bucket, position)
             try:
-                picture = interim.image(self.shards, number, spare_detail(frame))
-                image = framed_image(picture, frame)
-                mask = self._mask(number, frame) if self.masks else None
-                caption = self.shards.caption(number)
+                item = self.read(number, place.bucket, position)
             except BROKEN as error:
                 broken.append(f"{self.shards.key(number)} ({error})")
             else:
-                return Item(position, image, mask, frame, caption, tuple(broken))
+                return item._replace(broken=tuple(broken))
         raise ValueError(f"{len(broken)} samples in a row cannot be read, the last is {broken[-1]}")
+
+    def read(self, number: int, bucket: int, position: int) -> Item:
+        """Sample `number` as it is trained on at `position`; one of BROKEN if it cannot be read."""
+        frame = self._frame(number, bucket, position)
+        picture = self.shards.image(number, spare_detail(frame))
+        mask = self._mask(number, frame) if self.masks else None
+        caption = self.shards.caption(number)
+        return Item(position, framed_image(picture, frame), mask, frame, caption, ())
 
     def _frame(self, number: int, bucket: int, position: int) -> Frame:
         source = Size(*map(int, self.sizes[number]))
@@ -100,7 +116,7 @@ class Stream(Dataset[Item]):
         )
 
     def _mask(self, number: int, frame: Frame) -> Tensor:
-        mask = interim.mask(self.shards, number)
+        mask = self.shards.mask(number)
         if mask is None:
             return torch.zeros(1, frame.size.height, frame.size.width)
         return framed_mask(mask, frame)
@@ -114,18 +130,65 @@ def open_batches(
     seed: int,
     global_batch: int,
     masks: bool = False,
+    held_out: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """The batches at the given positions, framed as `config` says, read ahead by its workers.
+
+    The samples numbered in `held_out` are in none of them.
 
     The positions of one batch are of one step: `global_batch` positions from a multiple of it on.
     """
     loader = DataLoader(
-        Stream(shards, config, seed=seed, global_batch=global_batch, masks=masks),
+        Stream(
+            shards,
+            config,
+            seed=seed,
+            global_batch=global_batch,
+            masks=masks,
+            held_out=held_out,
+        ),
         batch_sampler=positions,
         num_workers=config.workers,
         collate_fn=_collate,
     )
     return iter(loader)
+
+
+def fixed_batches(
+    shards: ShardFolder, config: DataConfig, numbers: NDArray[np.int64], batch: int
+) -> list[Batch]:
+    """These samples in batches of at most `batch`, each of one bucket, cropped at the centre.
+
+    Their numbers are their positions. One that cannot be read is left out.
+    """
+    plain = replace(config, crop="center", flip=0.0)
+    stream = Stream(shards, plain, seed=0, global_batch=1, masks=False)
+    items: dict[int, list[Item]] = defaultdict(list)
+    for number in map(int, numbers):
+        bucket = int(stream.order.buckets[number])
+        if bucket != LEFT_OUT:
+            with suppress(*BROKEN):
+                items[bucket].append(stream.read(number, bucket, number))
+    return [
+        _collate(group[first : first + batch])
+        for group in items.values()
+        for first in range(0, len(group), batch)
+    ]
+
+
+def held_out_numbers(samples: int, count: int) -> NDArray[np.int64]:
+    """Which samples of a folder are kept from training to validate on: always the same.
+
+    Chosen by lot, since a folder's own order may be that of its sources. ValueError if hardly any
+    would be left to train on.
+    """
+    if count > samples // 2:
+        raise ValueError(
+            f"train.validation.samples {count} is more than half of the {samples} samples there: "
+            "take fewer, or name another folder in train.validation.path"
+        )
+    chosen = np.random.default_rng([0x76616C]).permutation(samples)[:count]
+    return np.sort(chosen)
 
 
 def _collate(items: Sequence[Item]) -> Batch:

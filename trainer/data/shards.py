@@ -103,11 +103,14 @@ class ShardFolder:
             raise OSError(f"{self.key(number)} ends after {len(data)} of {size} bytes")
         return data
 
-    def image(self, number: int) -> Image.Image:
-        """The picture of a sample, RGB and upright; OSError or ValueError if there is none."""
+    def image(self, number: int, shrink: float = 1.0) -> Image.Image:
+        """The picture of a sample, RGB and upright; OSError or ValueError if there is none.
+
+        `shrink`: how much smaller it is going to be made; see `decode_image`.
+        """
         for member in self.image_members:
             if self.has(number, member):
-                return decode_image(self.read(number, member))
+                return decode_image(self.read(number, member), shrink)
         raise OSError(f"{self.key(number)} has no picture")
 
     def caption(self, number: int) -> str:
