@@ -43,7 +43,7 @@ from cluster.run_folder import publish
 from trainer.data.config import DataConfig
 from trainer.data.framing import Size, choose_frame, frame_chance
 from trainer.data.images import decode_image
-from trainer.data.loader import open_batches
+from trainer.data.loader import Stream, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.pixels import framed_image, spare_detail
 from trainer.data.shards import INDEX, ShardFolder, index_shards
@@ -161,7 +161,8 @@ def ours(folder: Path, tokenizer: CLIPTokenizer) -> Iterator[Tensor]:
     """Our loader, a batch at a time, without end."""
     config = DataConfig(path=folder, resolution=FRAME_PX)
     positions = rank_positions(0, 10**9, global_batch=BATCH, micro_batch=BATCH, rank=0, ranks=1)
-    for batch in open_batches(ShardFolder(folder), config, positions, seed=0, global_batch=BATCH):
+    stream = Stream(ShardFolder(folder), config, seed=0, global_batch=BATCH, masks=False)
+    for batch in open_batches(stream, positions):
         assert not batch.broken
         tokenize(tokenizer, batch.captions)
         yield batch.images

@@ -78,6 +78,10 @@ class RunFolder:
         """Ledger, images and report of one suite."""
         return self.evaluations / suite
 
+    def verdict(self, suite: str) -> Path:
+        """A suite's numbers by step, as the trainer reads them: to stop early, to keep the best."""
+        return self.evaluation(suite) / "verdict.json"
+
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to save at the next step boundary and leave; the first to ask is kept."""
         if not self.stop_request.exists():

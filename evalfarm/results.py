@@ -1,7 +1,7 @@
 """What the ledger says, summed up: the numbers of each checkpoint, and what they rest on."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalfarm.evaluation import Evaluation
@@ -25,6 +25,28 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "rows": [
             _row(evaluation, checkpoint, references) for checkpoint in ledger.checkpoints("weights")
         ],
+    }
+
+
+def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of each step's export that is scored whole, as verdict.json holds them.
+
+    By metric: `values` by step, and `higher_is_better`. A trainer reads them.
+    """
+    rows = [row for row in results["rows"] if row["complete"] and row["step"] is not None]
+    return {
+        "suite": results["suite"],
+        "metrics": {
+            column["key"]: {
+                "higher_is_better": column["higher_is_better"],
+                "values": {
+                    str(row["step"]): row["values"][column["key"]]
+                    for row in rows
+                    if column["key"] in row["values"]
+                },
+            }
+            for column in results["columns"]
+        },
     }
 
 

@@ -3,7 +3,8 @@
     rank-0000.safetensors …   `<kind>/<number>`: the flat fp32 tensors of that rank; kinds: master,
                               exp_avg, exp_avg_sq, ema. In the metadata, under `fragments`, a line
                               for each part of a weight: [weight, offset, numel, number, start]
-    manifest.json             step, ranks, and the shape of every trained weight
+    manifest.json             step, ranks, the shape of every trained weight, and the history of
+                              the losses
 
 A reader finds each weight's parts in the headers and reads just the bytes that it needs. No pickle.
 """
@@ -47,6 +48,10 @@ class Checkpoint:
         self.manifest: dict[str, Any] = read_manifest(folder)
         self.step = int(self.manifest["step"])
         self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
+        self.history: dict[str, dict[int, float]] = {
+            name: {int(step): value for step, value in values.items()}
+            for name, values in self.manifest["history"].items()
+        }
         self.kinds: set[str] = set()
         self._parts: dict[str, list[_Part]] = defaultdict(list)
         self._open: dict[Path, Any] = {}

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from cluster.run_folder import RunFolder
 from trainer.config import EarlyStopConfig
 
-VERDICT = "verdict.json"
-
 
 class Series(NamedTuple):
     """The values of a metric by step."""
@@ -32,7 +30,7 @@ def read_series(run: RunFolder, metric: str, history: Mapping[str, Mapping[int, 
     if "/" not in metric:
         return Series(history.get(metric, {}))
     suite, _, name = metric.partition("/")
-    path = run.evaluation(suite) / VERDICT
+    path = run.verdict(suite)
     return _farm_series(path, name) if path.is_file() else Series({})
 
 

@@ -22,6 +22,14 @@ from trainer.distributed import World
 log = logging.getLogger(__name__)
 
 
+class BrokenLoss(FloatingPointError):
+    """A loss or a gradient that is not finite."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Journal:
     """Every rank has one; the events and TensorBoard are rank 0's alone."""
 
@@ -39,6 +47,9 @@ class Journal:
         self._clock_s = time.monotonic()
         self._images_per_step = images_per_step
         self._broken: set[str] = set()
+        self._losses: list[float] = []
+        self._skipped = 0
+        self._long = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Journal":
@@ -87,13 +98,15 @@ class Journal:
         FloatingPointError if one is not finite.
         """
         kept, self._kept = self._kept, []
+        if not kept:
+            return
         losses = self._world.mean(torch.stack([loss for _, loss, _ in kept])).tolist()
         images = len(kept) * self._images_per_step
         images_per_s = images / max(time.monotonic() - self._clock_s, 1e-9)
         for (step, _, scalars), loss in zip(kept, losses, strict=True):
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss of step {step} is {loss}")
             numbers = {name: float(value) for name, value in scalars.items()}
+            self._refuse_broken(step, {"loss": loss, **numbers})
+            self._losses.append(loss)
             self._write_step(step, {"loss": loss, **numbers, "images_per_s": images_per_s})
         self.beat("train", step=kept[-1][0], loss=losses[-1], images_per_s=images_per_s)
         if self._board:
@@ -113,6 +126,42 @@ class Journal:
             for number, image in enumerate(images):
                 self._board.add_image(f"preview/{number}", np.array(image), step, dataformats="HWC")
             self._board.flush()
+
+    def mean_loss(self) -> float:
+        """The mean of the losses written since this was last asked."""
+        losses, self._losses = self._losses, []
+        return sum(losses) / len(losses)
+
+    def validated(self, step: int, mean: float, bands: dict[int, float]) -> None:
+        """Record a validation: the mean loss, and that of each band of timesteps."""
+        self.event("validation", step=step, loss=mean, bands=bands)
+        self.note(f"validation loss {mean:.5f} after step {step}")
+        if self._board:
+            self._board.add_scalar("validation/loss", mean, step)
+            for timestep, loss in bands.items():
+                self._board.add_scalar(f"validation/loss_t{timestep:04d}", loss, step)
+            self._board.flush()
+
+    def count_skipped(self, names: list[str]) -> None:
+        """Name the samples of a forward pass that was left out, and count it."""
+        self._skipped += 1
+        log.warning("left out a forward pass whose loss is not finite: %s", ", ".join(names))
+        self.beat("train", skipped_passes=self._skipped)
+
+    def count_long(self, captions: Sequence[str], limit: int) -> None:
+        """Count captions that are longer than the text encoder reads, and show the first."""
+        if captions and not self._long:
+            log.warning(
+                "a caption is longer than %d tokens, its end is not read: %s", limit, captions[0]
+            )
+        if captions:
+            self._long += len(captions)
+            self.beat("train", long_captions=self._long)
+
+    def _refuse_broken(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise BrokenLoss(step, f"the {name} of step {step} is {value}")
 
     def _write_step(self, step: int, scalars: dict[str, float]) -> None:
         self.event("step", step=step, **scalars)

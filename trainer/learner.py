@@ -26,6 +26,8 @@ class Learner:
     ema: Ema | None
     step: int
     """Optimizer steps done."""
+    history: dict[str, dict[int, float]]
+    """What the run has measured of itself so far: train_loss and validation_loss by step."""
 
 
 def start_learner(
@@ -55,7 +57,9 @@ def start_learner(
     ema = Ema(masters, config.ema) if config.ema else None
     if ema and checkpoint and EMA in checkpoint.kinds:
         ema.load(checkpoint.read)
-    return Learner(engine, masters, ema, checkpoint.step if checkpoint else 0)
+    if checkpoint:
+        return Learner(engine, masters, ema, checkpoint.step, checkpoint.history)
+    return Learner(engine, masters, ema, 0, {})
 
 
 def make_fast(family: Family, config: SpeedConfig) -> None:

@@ -26,12 +26,14 @@ from cluster.run_folder import (
     fingerprint,
     newest_complete,
     publish,
+    published_steps,
     staging_folder,
     sweep_staging,
 )
 from trainer.checkpoint import Checkpoint, part_file, save_part
-from trainer.config import TrainConfig
+from trainer.config import KeepConfig, TrainConfig
 from trainer.distributed import World
+from trainer.early_stop import Series, read_series
 from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
@@ -49,6 +51,9 @@ class Snapshot:
     """What a rank held after a step, in host memory."""
 
     step: int
+    final: bool
+    """Nothing comes after it."""
+    history: dict[str, dict[int, float]]
     tensors: dict[str, Tensor]
     previews: Previews
     copied: torch.cuda.Event | None
@@ -97,10 +102,13 @@ class Publisher:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
         return (Checkpoint(folder) if folder else None), passed_over
 
-    def save(self, learner: Learner, previews: Previews) -> None:
-        """Begin to publish everything that is needed to go on after the learner's step."""
+    def save(self, learner: Learner, previews: Previews, *, final: bool) -> None:
+        """Begin to publish everything that is needed to go on after the learner's step.
+
+        `final`: nothing will, unless the recipe is changed.
+        """
         self.wait()
-        snapshot = _snapshot(learner, previews)
+        snapshot = _snapshot(learner, previews, final)
         masters = learner.masters
         fragments = masters.fragments_of(masters.mine)
         self._shapes = masters.shapes
@@ -144,21 +152,21 @@ class Publisher:
         At step 0 it is the model as it was: its name, no weights.
         """
         if checkpoint:
-            self._export(checkpoint.folder, checkpoint.step, previews)
+            final = bool(checkpoint.manifest["final"])
+            self._export(checkpoint.folder, checkpoint.step, final, previews)
             return
         base = str(self._family.folder.resolve())
-        facts = {"kind": "base", "base": base, "prediction": self._prediction}
+        facts = {"kind": "base", "base": base, "prediction": self._prediction, "final": False}
         self._make_export(0, previews, lambda _: facts)
 
-    def _export(self, checkpoint: Path, step: int, previews: Previews) -> None:
-        """Publish the weights of a checkpoint for inference, the trainer's own previews beside."""
-        self._make_export(
-            step,
-            previews,
-            lambda staging: export_weights(
+    def _export(self, checkpoint: Path, step: int, final: bool, previews: Previews) -> None:
+        def write(staging: Path) -> dict[str, Any]:
+            facts = export_weights(
                 Checkpoint(checkpoint), staging, self._family, self.config, self._prediction
-            ),
-        )
+            )
+            return {**facts, "final": final}
+
+        self._make_export(step, previews, write)
 
     def _publish(self) -> None:
         assert self._pending is not None
@@ -171,12 +179,14 @@ class Publisher:
                 "step": snapshot.step,
                 "attempt": self._attempt,
                 "ranks": self.world.ranks,
+                "final": snapshot.final,
                 "shapes": self._shapes,
+                "history": snapshot.history,
             }
             publish(self._staging(snapshot.step), final, facts, dict(parts))
         self._journal.event("checkpoint", step=snapshot.step, path=str(final))
         self._journal.note(f"published {final.name} to resume from")
-        self._export(final, snapshot.step, snapshot.previews)
+        self._export(final, snapshot.step, snapshot.final, snapshot.previews)
 
     def _make_export(
         self, step: int, previews: Previews, write: Callable[[Path], dict[str, Any]]
@@ -185,7 +195,7 @@ class Publisher:
         if not self.world.is_main:
             return
         final = self.run.export(step)
-        rest = {"step": step, "final": step == self.config.steps, "attempt": self._attempt}
+        rest = {"step": step, "attempt": self._attempt}
 
         def make() -> Path:
             staging = staging_folder(final, self._attempt)
@@ -197,9 +207,21 @@ class Publisher:
                 publish(staging, final, {**facts, **rest})
             self._journal.event("export", step=step, path=str(final))
             self._journal.note(f"published {final.name} for inference")
+            self._retire()
             return final
 
         self._exports.append(self._thread.submit(make))
+
+    def _retire(self) -> None:
+        """Remove the checkpoints that the recipe does not keep."""
+        steps = [step for step, _ in published_steps(self.run.checkpoints)]
+        for step in retired(steps, self.config.keep, self._kept_series):
+            shutil.rmtree(self.run.checkpoint(step))
+            self._journal.note(f"removed checkpoint {step}: train.keep")
+
+    def _kept_series(self) -> Series:
+        _, newest = published_steps(self.run.checkpoints)[-1]
+        return read_series(self.run, self.config.keep.metric, Checkpoint(newest).history)
 
     def _raise_failed_exports(self) -> None:
         for export in [export for export in self._exports if export.done()]:
@@ -229,7 +251,22 @@ def export_weights(
     return {**facts, "weights": kind}
 
 
-def _snapshot(learner: Learner, previews: Previews) -> Snapshot:
+def retired(steps: Sequence[int], config: KeepConfig, series: Callable[[], Series]) -> list[int]:
+    """Which of the checkpoints at `steps`, oldest first, are to be removed.
+
+    What is best counts among those that are still there and have a value.
+    """
+    if not config.newest or len(steps) <= config.newest:
+        return []
+    kept = set(steps[-config.newest :])
+    if config.best:
+        known = series()
+        there = {step: value for step, value in known.values.items() if step in steps}
+        kept |= set(known._replace(values=there).best(config.best))
+    return [step for step in steps if step not in kept]
+
+
+def _snapshot(learner: Learner, previews: Previews, final: bool) -> Snapshot:
     """Copy what this rank answers for to host memory, without waiting for the GPU."""
     kinds = {kind: learner.masters.tensors(kind) for kind in (MASTER, *MOMENTS)}
     if learner.ema:
@@ -243,7 +280,8 @@ def _snapshot(learner: Learner, previews: Previews) -> Snapshot:
                 copied = torch.cuda.Event()
     if copied:
         copied.record()
-    return Snapshot(learner.step, tensors, previews, copied)
+    history = {name: dict(values) for name, values in learner.history.items()}
+    return Snapshot(learner.step, final, history, tensors, previews, copied)
 
 
 @contextmanager

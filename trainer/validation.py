@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.config import TrainConfig
 from trainer.data.loader import Batch
+from trainer.data.samples import Samples
 from trainer.distributed import World
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
@@ -30,11 +32,10 @@ class Validation:
     """A grid of samples times timesteps, each with a noise of its own."""
 
     def __init__(
-        self, batches: list[Batch], timesteps: int, objective: Denoising, world: World, seed: int
+        self, batches: list[Batch], timesteps: int, objective: Denoising, world: World
     ) -> None:
         self._objective = objective
         self._world = world
-        self._seed = seed
         self._batches = batches
         steps = objective.num_timesteps
         # The middles of equal bands, as validation in MLPerf's text-to-image benchmark has them.
@@ -68,7 +69,7 @@ class Validation:
         shape = objective.latent_shape(batch)
         noise, posterior = torch.empty(2, len(batch.positions), *shape)
         for row, position in enumerate(batch.positions):
-            seed = seed_of(self._seed, "validation", position, timestep)
+            seed = seed_of("validation", position, timestep)
             generator = torch.Generator().manual_seed(seed)
             noise[row] = torch.randn(shape, generator=generator)
             posterior[row] = torch.randn(shape, generator=generator)
@@ -77,3 +78,17 @@ class Validation:
         captions = objective.captions(batch.captions)
         errors = objective.errors(trained, latents, noise, timesteps, captions, batch)
         return errors.mean(dim=(1, 2, 3))
+
+
+def open_validation(
+    samples: Samples, config: TrainConfig, objective: Denoising, world: World
+) -> Validation | None:
+    """The recipe's validation, if it has one; ValueError if no sample of it can be read."""
+    if config.validation is None:
+        return None
+    batches = samples.validation_batches(config.micro_batch)
+    if not batches:
+        raise ValueError(
+            f"none of the samples to validate on can be read: {samples.validation.folder}"
+        )
+    return Validation(batches, config.validation.timesteps, objective, world)

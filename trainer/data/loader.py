@@ -60,7 +60,8 @@ class Batch:
 class Stream(Dataset[Item]):
     """The endless stream of a folder's samples, by position.
 
-    A sample that cannot be read is passed over for the next one of its bucket, and named.
+    A sample that cannot be read is passed over for the next one of its bucket, and named. Those
+    numbered in `held_out` are in no place.
     """
 
     def __init__(
@@ -97,6 +98,10 @@ class Stream(Dataset[Item]):
                 return item._replace(broken=tuple(broken))
         raise ValueError(f"{len(broken)} samples in a row cannot be read, the last is {broken[-1]}")
 
+    def number(self, position: int) -> int:
+        """The number of the sample at a position, if it can be read."""
+        return self.order.sample(self.order.place(position))
+
     def read(self, number: int, bucket: int, position: int) -> Item:
         """Sample `number` as it is trained on at `position`; one of BROKEN if it cannot be read."""
         frame = self._frame(number, bucket, position)
@@ -122,33 +127,15 @@ class Stream(Dataset[Item]):
         return framed_mask(mask, frame)
 
 
-def open_batches(
-    shards: ShardFolder,
-    config: DataConfig,
-    positions: Iterator[list[int]],
-    *,
-    seed: int,
-    global_batch: int,
-    masks: bool = False,
-    held_out: NDArray[np.int64] | None = None,
-) -> Iterator[Batch]:
-    """The batches at the given positions, framed as `config` says, read ahead by its workers.
-
-    The samples numbered in `held_out` are in none of them.
+def open_batches(stream: Stream, positions: Iterator[list[int]]) -> Iterator[Batch]:
+    """The batches at the given positions of a stream, read ahead by its config's workers.
 
     The positions of one batch are of one step: `global_batch` positions from a multiple of it on.
     """
     loader = DataLoader(
-        Stream(
-            shards,
-            config,
-            seed=seed,
-            global_batch=global_batch,
-            masks=masks,
-            held_out=held_out,
-        ),
+        stream,
         batch_sampler=positions,
-        num_workers=config.workers,
+        num_workers=stream.config.workers,
         collate_fn=_collate,
     )
     return iter(loader)
@@ -174,21 +161,6 @@ def fixed_batches(
         for group in items.values()
         for first in range(0, len(group), batch)
     ]
-
-
-def held_out_numbers(samples: int, count: int) -> NDArray[np.int64]:
-    """Which samples of a folder are kept from training to validate on: always the same.
-
-    Chosen by lot, since a folder's own order may be that of its sources. ValueError if hardly any
-    would be left to train on.
-    """
-    if count > samples // 2:
-        raise ValueError(
-            f"train.validation.samples {count} is more than half of the {samples} samples there: "
-            "take fewer, or name another folder in train.validation.path"
-        )
-    chosen = np.random.default_rng([0x76616C]).permutation(samples)[:count]
-    return np.sort(chosen)
 
 
 def _collate(items: Sequence[Item]) -> Batch:

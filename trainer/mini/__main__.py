@@ -24,7 +24,7 @@ from cluster.program import run_program
 from cluster.run_folder import RunFolder, published_steps
 from trainer.config import OptimConfig, TrainConfig
 from trainer.data.config import DataConfig, WordsConfig
-from trainer.data.loader import Batch, open_batches
+from trainer.data.loader import Batch, Stream, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
 from trainer.data.words import draw_sample
@@ -155,7 +155,8 @@ def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Bat
 def _batches(shards: ShardFolder, steps: int, batch: int) -> Iterator[Batch]:
     positions = rank_positions(0, steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1)
     data = DataConfig(path=shards.folder)
-    return open_batches(shards, data, positions, seed=0, global_batch=batch)
+    stream = Stream(shards, data, seed=0, global_batch=batch, masks=False)
+    return open_batches(stream, positions)
 
 
 def _unseen(shards: ShardFolder) -> Pairs:

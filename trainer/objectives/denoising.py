@@ -79,6 +79,22 @@ class Denoising:
             losses = losses * min_snr_weight(snr, self.config.min_snr_gamma, self.prediction)
         return losses.mean()
 
+    def nothing(self, trained: Any, batch: Batch) -> Tensor:
+        """A loss of 0 from a forward pass on blank latents, in place of one that is broken."""
+        blank = torch.zeros(len(batch.positions), *self.latent_shape(batch))
+        latents = blank.to(self.family.device)
+        timesteps = torch.zeros(len(batch.positions), dtype=torch.int64)
+        captions = self.captions([""] * len(batch.positions))
+        return self.errors(trained, latents, latents, timesteps, captions, batch).mean() * 0
+
+    def long_captions(self, batch: Batch) -> tuple[list[str], int]:
+        """Captions whose end the text encoder does not read, and how many tokens it reads."""
+        limit = int(self.family.tokenizers[0].model_max_length)
+        # A token is a byte at least, and tokenising takes longer than looking.
+        candidates = [caption for caption in batch.captions if len(caption.encode()) > limit - 2]
+        lengths = self.family.count_tokens(candidates) if candidates else []
+        return [c for c, n in zip(candidates, lengths, strict=True) if n > limit], limit
+
     def latent_shape(self, batch: Batch) -> tuple[int, int, int]:
         """Channels, height and width of a batch's latents; ValueError if the model takes none."""
         scale = self.family.latent_scale

@@ -11,7 +11,7 @@ from PIL import Image
 
 from trainer.data.buckets import assign_buckets
 from trainer.data.config import BucketConfig, DataConfig
-from trainer.data.loader import Batch, open_batches
+from trainer.data.loader import Batch, Stream, open_batches
 from trainer.data.order import Order, sample_at
 from trainer.data.shards import ShardFolder, write_shards
 from trainer.data.words import Sample
@@ -23,11 +23,8 @@ FRAMED = {"resolution": 64, "buckets": BucketConfig(step_px=16), "crop": "random
 def read(folder: Path, positions: list[list[int]], masks: bool = False, **keys: Any) -> list[Batch]:
     """The batches at these positions with seed 7, four samples to a global batch."""
     config = DataConfig(path=folder, **keys)
-    return list(
-        open_batches(
-            ShardFolder(folder), config, iter(positions), seed=7, global_batch=4, masks=masks
-        )
-    )
+    stream = Stream(ShardFolder(folder), config, seed=7, global_batch=4, masks=masks)
+    return list(open_batches(stream, iter(positions)))
 
 
 @pytest.fixture(scope="module")

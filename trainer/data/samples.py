@@ -1,0 +1,95 @@
+"""The samples of a run: where they are, which are kept from training, what they warn of."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import TrainConfig
+from trainer.data.framing import quotes_words, spoils_text
+from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
+from trainer.data.shards import ShardFolder
+
+CAPTIONS_LOOKED_AT = 100
+NOBODY: NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What a run trains and validates on."""
+
+    config: TrainConfig
+    training: ShardFolder
+    held_out: NDArray[np.int64]
+    """Numbers of the samples in `training` that are not trained on."""
+    validation: ShardFolder
+    """Where those that are validated on lie; the same folder, or another."""
+    validated: NDArray[np.int64]
+    """Their numbers there."""
+    warning: str | None
+    """What spoils the samples for this run, in one line."""
+
+    def batches(self, positions: Iterator[list[int]], *, masks: bool) -> Iterator[Batch]:
+        """The batches at these positions of the run's stream."""
+        return open_batches(self._stream(masks), positions)
+
+    def validation_batches(self, batch: int) -> list[Batch]:
+        """All that is validated on, in batches of at most so many."""
+        return fixed_batches(self.validation, self.config.data, self.validated, batch)
+
+    def names(self, positions: Iterable[int]) -> list[str]:
+        """The samples at these positions, for people: shard and key."""
+        stream = self._stream(masks=False)
+        return [self.training.key(stream.number(position)) for position in positions]
+
+    def _stream(self, masks: bool) -> Stream:
+        return Stream(
+            self.training,
+            self.config.data,
+            seed=self.config.seed,
+            global_batch=self.config.global_batch,
+            masks=masks,
+            held_out=self.held_out,
+        )
+
+
+def open_samples(config: TrainConfig) -> Samples:
+    """The samples that a recipe names; ValueError if there are too few to validate on."""
+    training = ShardFolder(config.data.path)
+    validation, validated, held_out = training, NOBODY, NOBODY
+    if config.validation:
+        path, count = config.validation.path, config.validation.samples
+        validation = ShardFolder(path) if path else training
+        validated = chosen(len(validation), count, most=1.0 if path else 0.5)
+        held_out = NOBODY if path else validated
+    return Samples(
+        config=config,
+        training=training,
+        held_out=held_out,
+        validation=validation,
+        validated=validated,
+        warning=spoils_text(config.data, _shows_words(training)),
+    )
+
+
+def chosen(samples: int, count: int, most: float) -> NDArray[np.int64]:
+    """`count` numbers of `samples`, always the same.
+
+    By lot, since the order in a folder may be that of its sources. ValueError if that is more than
+    the share `most` of them.
+    """
+    if count > samples * most:
+        raise ValueError(
+            f"train.validation.samples {count} is more than "
+            f"{'half of ' if most < 1 else ''}the {samples} samples there: take fewer, or name "
+            "another folder in train.validation.path"
+        )
+    return np.sort(np.random.default_rng(0x76616C).permutation(samples)[:count])
+
+
+def _shows_words(shards: ShardFolder) -> bool:
+    if shards.has_text_truth:
+        return True
+    first = range(min(CAPTIONS_LOOKED_AT, len(shards)))
+    return any(quotes_words(shards.caption(number)) for number in first)
