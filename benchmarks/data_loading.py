@@ -22,7 +22,6 @@ import itertools
 import json
 import platform
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -39,14 +38,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from cluster.run_folder import publish
-from trainer.data import interim
-from trainer.data.config import DataConfig
+from trainer.data.build import build
+from trainer.data.config import DataConfig, ImageFolderConfig
 from trainer.data.framing import Size, choose_frame, frame_chance
+from trainer.data.images import decode_image
 from trainer.data.loader import open_batches
 from trainer.data.order import rank_positions
 from trainer.data.pixels import framed_image, spare_detail
-from trainer.data.shards import INDEX, ShardFolder, index_shards
+from trainer.data.shards import ShardFolder
 
 HERE = Path(__file__).parent
 FRAME_PX = 512
@@ -103,8 +102,9 @@ def main() -> None:
 def measure(case: Case, folder: Path, tokenizer: CLIPTokenizer) -> dict[str, Any]:
     """The rates of everything that can read the pictures of one case."""
     pictures = draw_pictures(case)
-    shards = write_shard(pictures, folder / "shards")
     imagefolder = write_imagefolder(pictures, folder / "imagefolder")
+    shards = folder / "shards"
+    build(DataConfig(path=shards, imagefolder=ImageFolderConfig(path=imagefolder)))
     sides = {
         "decode": decoded(pictures),
         "decode, .convert('RGB')": decoded(pictures, convert=True),
@@ -212,7 +212,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def time_parts(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, float]:
     """Milliseconds of CPU time that each part of our path takes for a picture."""
     shards = ShardFolder(folder)
-    sizes = interim.sizes(shards)
+    sizes = shards.sizes
     spent = np.zeros((len(shards), len(PART_NAMES)))
     for number in [0, *range(len(shards))]:  # the first one twice: it warms up
         frame = choose_frame(
@@ -225,7 +225,7 @@ def time_parts(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, float]:
         times = [time.process_time()]
         data, caption = shards.read(number, "jpg"), shards.caption(number)
         times.append(time.process_time())
-        image = interim.decode_image(data, spare_detail(frame))
+        image = decode_image(data, spare_detail(frame))
         times.append(time.process_time())
         framed_image(image, frame)
         times.append(time.process_time())
@@ -239,7 +239,7 @@ def likeness(pictures: list[bytes]) -> dict[str, float]:
     """How near pictures come to Pillow's Lanczos filter on the whole picture, as PSNR."""
     errors: dict[str, list[float]] = {"as trained on": [], "if decoded whole": []}
     for data in pictures[:8]:
-        whole = interim.decode_image(data)
+        whole = decode_image(data)
         frame = choose_frame(
             Size(*whole.size),
             Size(FRAME_PX, FRAME_PX),
@@ -249,7 +249,7 @@ def likeness(pictures: list[bytes]) -> dict[str, float]:
         )
         box = (frame.left, frame.top, frame.left + frame.box.width, frame.top + frame.box.height)
         wanted = np.asarray(whole.resize(frame.size, Image.Resampling.LANCZOS, box=box), np.float64)
-        in_part = interim.decode_image(data, spare_detail(frame))
+        in_part = decode_image(data, spare_detail(frame))
         for name, image in (("as trained on", in_part), ("if decoded whole", whole)):
             found = framed_image(image, frame).permute(1, 2, 0).numpy()
             errors[name].append(float(np.square(found - wanted).mean()))
@@ -311,21 +311,6 @@ def draw_pictures(case: Case) -> list[bytes]:
         Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=QUALITY)
         pictures.append(buffer.getvalue())
     return pictures
-
-
-def write_shard(pictures: list[bytes], folder: Path) -> Path:
-    """The pictures and their captions as one shard."""
-    staging = folder.with_name("staging")
-    staging.mkdir(parents=True)
-    with tarfile.open(staging / "00000.tar", "w") as tar:
-        for number, data in enumerate(pictures):
-            for member, content in (("jpg", data), ("txt", _caption(number).encode())):
-                entry = tarfile.TarInfo(f"{number:06d}.{member}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-    np.save(staging / INDEX, index_shards(staging))
-    publish(staging, folder, {"samples": len(pictures), "members": ["jpg", "txt"], "source": {}})
-    return folder
 
 
 def write_imagefolder(pictures: list[bytes], folder: Path) -> Path:

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data import interim
 from trainer.data.buckets import assign_buckets, bucket_sizes
 from trainer.data.config import DataConfig
 from trainer.data.framing import Frame, Size, choose_frame, frame_chance
@@ -19,9 +17,6 @@ from trainer.data.shards import ShardFolder
 
 # So many broken samples in a row are no accident but a broken folder.
 MAX_BROKEN_IN_A_ROW = 100
-
-# What Pillow raises on bad files.
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Item(NamedTuple):
@@ -67,7 +62,7 @@ class Stream(Dataset[Item]):
         self.config = config
         self.seed = seed
         self.masks = masks
-        self.sizes = interim.sizes(shards)
+        self.sizes = shards.sizes
         self.frames = bucket_sizes(config)
         buckets = assign_buckets(self.sizes, config)
         self.order = Order(buckets, seed=seed, global_batch=global_batch)
@@ -79,11 +74,11 @@ class Stream(Dataset[Item]):
             number = self.order.sample(place._replace(turn=place.turn + len(broken)))
             frame = self._frame(number, place.bucket, position)
             try:
-                picture = interim.image(self.shards, number, spare_detail(frame))
+                picture = self.shards.image(number, spare_detail(frame))
                 image = framed_image(picture, frame)
                 mask = self._mask(number, frame) if self.masks else None
                 caption = self.shards.caption(number)
-            except BROKEN as error:
+            except (OSError, ValueError) as error:
                 broken.append(f"{self.shards.key(number)} ({error})")
             else:
                 return Item(position, image, mask, frame, caption, tuple(broken))
@@ -100,7 +95,7 @@ class Stream(Dataset[Item]):
         )
 
     def _mask(self, number: int, frame: Frame) -> Tensor:
-        mask = interim.mask(self.shards, number)
+        mask = self.shards.mask(number)
         if mask is None:
             return torch.zeros(1, frame.size.height, frame.size.width)
         return framed_mask(mask, frame)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from trainer.data.framing import Frame, Size, choose_frame
-from trainer.data.interim import decode_image
+from trainer.data.images import decode_image
 from trainer.data.pixels import framed_image, framed_mask, spare_detail
 
 
