@@ -268,8 +268,8 @@ def targets(web: dict[str, Any]) -> list[dict[str, Any]]:
             f"beside {parts['decode']:.1f} ms of decoding a picture takes {beside:.1f} ms: "
             f"{parts['crop and resize']:.1f} to copy its pixels out of Pillow and to resize them "
             "with antialiasing, the rest for reading, tokenizing, batching and fresh memory. 0.8 "
-            f"would leave {parts['decode'] / 4:.1f} ms for all of it: less than a copy and the "
-            "fastest antialiased filter that was found take"
+            f"would leave {parts['decode'] / 4:.1f} ms for all of it: less than that copy and the "
+            "fastest antialiased filter of Pillow, OpenCV and torch take"
         ),
         "imagefolder": "",
     }
