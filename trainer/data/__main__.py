@@ -19,7 +19,7 @@ from trainer.config import TrainConfig
 from trainer.data.build import build
 from trainer.data.check import check
 from trainer.data.jobs import in_processes, on_ray
-from trainer.data.sources.laion import select_rows
+from trainer.data.select import select_rows
 
 Item = TypeVar("Item")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from cluster.config import absolute_paths, to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
 from trainer.data.config import SOURCES, DataConfig
 from trainer.data.jobs import Outcome, Runner, in_turn
-from trainer.data.shards import describe_left_out, open_staging, publish_shards
+from trainer.data.shards import describe_left_out, publish_shards, staging_for
 from trainer.data.sources import READERS
 from trainer.data.tars import Job, Part
 
@@ -19,6 +19,7 @@ Progress = Callable[[Iterable[Outcome], int], Iterable[Outcome]]
 MAX_NAMED = 5
 # Of these a digest would read the whole of the data; their size has to do.
 LARGE = (".tar", ".parquet")
+COPIED = ("imagefolder", "mario", "prompts")
 
 
 def build(
@@ -32,15 +33,14 @@ def build(
     if not groups:
         return f"{_samples_there(config)} samples are in {config.path}"
     source = {name: to_dict(absolute_paths(group)) for name, group in groups.items()}
-    inputs = _inputs(groups)
     try:
         there = read_manifest(config.path)
     except BrokenFolder:
         there = None
     if there is not None:
-        _refuse_other_samples(config, there, source, inputs)
+        _refuse_other_samples(config, groups, source, there)
         return f"{there['samples']} samples are already in {config.path}"
-    facts = _make(config, groups, source, inputs, progress, run)
+    facts = _make(config, groups, source, progress, run)
     return _describe(facts, config.path)
 
 
@@ -48,27 +48,37 @@ def _make(
     config: DataConfig,
     groups: Mapping[str, Any],
     source: Mapping[str, Any],
-    inputs: Mapping[str, Any],
     progress: Progress,
     run: Runner,
 ) -> dict[str, Any]:
-    staging = open_staging(config.path)
-    scratch = staging / "scratch"
-    scratch.mkdir()
-    jobs = list(_plan(groups, scratch))
-    outcomes = progress(run([job for _, job in jobs], staging), len(jobs))
+    inputs = {name: _inputs(name, group) for name, group in groups.items()}
+    with staging_for(config.path) as staging:
+        scratch = staging / "scratch"
+        scratch.mkdir()
+        jobs = list(_plan(groups, scratch))
+        outcomes = progress(run([job for _, job in jobs], staging), len(jobs))
+        parts = _whole(zip((number for number, _ in jobs), outcomes, strict=True))
+        shutil.rmtree(scratch)
+        return publish_shards(staging, config.path, parts, source, inputs)
+
+
+def _whole(outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[int, Part]]:
+    """The parts, once all are made; ValueError names the shards that cannot be used."""
     parts: list[tuple[int, Part]] = []
-    broken: list[str] = []
-    for (number, _), outcome in zip(jobs, outcomes, strict=True):
+    unusable: list[str] = []
+    for number, outcome in outcomes:
         if isinstance(outcome, str):
-            broken.append(outcome)
+            unusable.append(outcome)
         else:
             parts.append((number, outcome))
-    shutil.rmtree(scratch)
-    if broken:
-        more = f"; and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
-        raise ValueError("; ".join(broken[:MAX_NAMED]) + more)
-    return publish_shards(staging, config.path, parts, source, inputs)
+    if unusable:
+        raise ValueError(_first_of(unusable))
+    return parts
+
+
+def _first_of(facts: Sequence[str]) -> str:
+    more = [f"and {len(facts) - MAX_NAMED} more"] if len(facts) > MAX_NAMED else []
+    return "; ".join([*facts[:MAX_NAMED], *more])
 
 
 def _plan(groups: Mapping[str, Any], scratch: Path) -> Iterator[tuple[int, Job]]:
@@ -77,10 +87,9 @@ def _plan(groups: Mapping[str, Any], scratch: Path) -> Iterator[tuple[int, Job]]
             yield number, job
 
 
-def _inputs(groups: Mapping[str, Any]) -> dict[str, Any]:
-    """The files that decide what the sources hold: size, and SHA-256 where they are small."""
-    paths = [path.absolute() for name in groups for path in READERS[name].inputs(groups[name])]
-    return {str(path): _facts(path) for path in paths}
+def _inputs(name: str, group: Any) -> dict[str, Any]:
+    """The files that decide what a source holds: size, or SHA-256 where they are small."""
+    return {str(path): _facts(path) for path in map(Path.absolute, READERS[name].inputs(group))}
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -116,15 +125,19 @@ def _samples_there(config: DataConfig) -> int:
 
 def _refuse_other_samples(
     config: DataConfig,
+    groups: Mapping[str, Any],
+    source: Mapping[str, Any],
     there: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    inputs: Mapping[str, Any],
 ) -> None:
-    differ = _differences(there["source"], wanted) + _changes(there.get("inputs", {}), inputs)
+    differ = _differences(there["source"], source)
+    if not differ:
+        # What was copied can do without its source.
+        known = {n: group for n, group in groups.items() if n not in COPIED or group.path.exists()}
+        for name, group in known.items():
+            differ += _changes(there.get("inputs", {}).get(name, {}), _inputs(name, group))
     if differ:
-        more = f"; and {len(differ) - MAX_NAMED} more" if len(differ) > MAX_NAMED else ""
         raise ValueError(
-            f"{config.path} holds other samples ({'; '.join(differ[:MAX_NAMED])}{more}): set "
+            f"{config.path} holds other samples ({_first_of(differ)}): set "
             "train.data.path to a new folder, or remove this one"
         )
 

@@ -14,7 +14,8 @@ import os
 import shutil
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -155,21 +156,25 @@ def write_shards(
     samples_per_shard: int = SAMPLES_PER_SHARD,
 ) -> None:
     """Write samples into shards, index them and publish the folder, all or nothing."""
-    staging = open_staging(folder)
     keyed = ((f"{number:09d}", drawn_members(sample)) for number, sample in enumerate(samples))
     parts: list[tuple[int, Part]] = []
-    while chunk := list(islice(keyed, samples_per_shard)):
-        part = write_part(staging / f"{len(parts):05d}.tar", chunk, knows_text=True)
-        parts.append((0, part))
-    publish_shards(staging, folder, parts, source)
+    with staging_for(folder) as staging:
+        while chunk := list(islice(keyed, samples_per_shard)):
+            part = write_part(staging / f"{len(parts):05d}.tar", chunk, knows_text=True)
+            parts.append((0, part))
+        publish_shards(staging, folder, parts, source)
 
 
-def open_staging(folder: Path) -> Path:
-    """An empty folder beside `folder`, for what will be published there."""
+@contextmanager
+def staging_for(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, gone at the end unless it was published there."""
     staging = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    return staging
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def publish_shards(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_metadata_that_changed_since_is_refused(mixed: DataConfig, tmp_path: Pat
     metadata = tmp_path / "pictures" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"text": "a', '"text": "A'))
     with pytest.raises(ValueError, match=r"holds other samples \(.*metadata\.jsonl changed\)"):
+        build(mixed)
+
+
+def test_copies_do_without_their_source(mixed: DataConfig, tmp_path: Path) -> None:
+    build(mixed)
+    shutil.rmtree(tmp_path / "pictures")
+    assert "already in" in build(mixed)
+    shutil.rmtree(tmp_path / "tars")
+    with pytest.raises(ValueError, match=r"tars holds no \.tar files"):
         build(mixed)
 
 
@@ -162,3 +172,10 @@ def test_check_counts_captions_that_are_too_long(tmp_path: Path, tiny_model: Pat
     assert ": 1 of 2; their ends are not read\nsuch as: long long" in report
     sampled = check(config, samples=1)
     assert "read 1 of 2 samples, 0 of them broken" in sampled
+
+
+def test_a_build_that_fails_leaves_nothing_behind(mixed: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "tars" / "00000.tar").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"00000\.tar is no plain tar"):
+        build(mixed)
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "tars"}

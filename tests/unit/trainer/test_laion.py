@@ -10,8 +10,8 @@ import pytest
 from tests.unit.trainer.sources import write_download
 from trainer.data.build import build
 from trainer.data.config import DataConfig, LaionConfig
+from trainer.data.select import select_rows
 from trainer.data.shards import ShardFolder
-from trainer.data.sources.laion import select_rows
 
 GOOD = {
     "original_width": 512,
