@@ -12,6 +12,7 @@ from PIL import ImageStat
 from cluster.table import align
 from trainer.config import TrainConfig
 from trainer.data.buckets import bucket_fill
+from trainer.data.config import DataConfig
 from trainer.data.framing import quotes_words, spoils_text
 from trainer.data.shards import ShardFolder, describe_left_out
 
@@ -48,9 +49,11 @@ def check(config: TrainConfig, samples: int, progress: Progress = lambda n, _: n
         _captions([reading.caption for reading in readings if reading.caption], config.model),
     ]
     if pictures:
-        sections += [_text(folder, readings), _sizes(folder.sizes), _buckets(folder, config)]
-        warning = spoils_text(config.data, shows_words(folder, readings))
-        sections += [f"warning: {warning}"] if warning else []
+        sections += [
+            _text(folder, readings, config.data),
+            _sizes(folder.sizes),
+            _frames(folder.sizes, config),
+        ]
     return "\n\n".join(sections)
 
 
@@ -124,9 +127,12 @@ def _spread_of(lengths: Sequence[int]) -> str:
     return f"{low:.0f} to {top:.0f}, half up to {middle:.0f}, 95 % up to {high:.0f}"
 
 
-def _text(folder: ShardFolder, readings: Sequence[Reading]) -> str:
+def _text(folder: ShardFolder, readings: Sequence[Reading], config: DataConfig) -> str:
+    quoted = any(quotes_words(reading.caption) for reading in readings)
+    warning = spoils_text(config, folder.has_text_truth or quoted)
+    warnings = [f"warning: {warning}"] if warning else []
     if not folder.has_text_truth:
-        return "text: where the pictures show text is not known"
+        return "\n".join(["text: where the pictures show text is not known", *warnings])
     whole = [reading for reading in readings if not reading.broken]
     words = [reading.words for reading in whole if reading.words]
     shares = [reading.text_share for reading in whole if reading.text_share is not None]
@@ -135,33 +141,7 @@ def _text(folder: ShardFolder, readings: Sequence[Reading]) -> str:
         lines[0] += f", {np.mean(words):.1f} in each"
     if shares:
         lines.append(f"text covers {np.mean(shares):.1%} of {len(shares):,} pictures")
-    return "\n".join(lines)
-
-
-def shows_words(folder: ShardFolder, readings: Sequence[Reading]) -> bool:
-    """Whether the pictures show words, as far as their captions or their source tell."""
-    return folder.has_text_truth or any(quotes_words(reading.caption) for reading in readings)
-
-
-def _buckets(folder: ShardFolder, config: TrainConfig) -> str:
-    """How the pictures fall into the frames that training sees."""
-    rows = [["frame", "samples", "batches an epoch", "cut away", "enlarged", ""]]
-    try:
-        fills = bucket_fill(folder.sizes, config.data, config.global_batch)
-    except ValueError as error:  # what a run would be refused for
-        return f"frames: {error}"
-    for fill in fills:
-        rows.append(
-            [
-                f"{fill.size.width} x {fill.size.height}" if fill.size else "none",
-                f"{fill.samples:,}",
-                f"{fill.batches_per_epoch:.1f}" if fill.size else "",
-                f"{fill.cropped:.1%}" if fill.cropped is not None else "",
-                f"{fill.upscaled:,}" if fill.size else "",
-                fill.remark,
-            ]
-        )
-    return "\n".join(align(rows))
+    return "\n".join([*lines, *warnings])
 
 
 def _sizes(sizes: NDArray[np.int64]) -> str:
@@ -170,6 +150,20 @@ def _sizes(sizes: NDArray[np.int64]) -> str:
     edges = [w / h for w, h in ASPECTS]
     by_aspect = _histogram(width / height, edges, [f"{w}:{h}" for w, h in ASPECTS])
     return "\n".join(["shorter side, pixels", *by_side, "", "aspect, width to height", *by_aspect])
+
+
+def _frames(sizes: NDArray[np.int64], config: TrainConfig) -> str:
+    try:
+        fill = bucket_fill(sizes, config.data, config.global_batch)
+    except ValueError as error:
+        return f"frames: {error}"
+    rows = [["frame", "samples", "batches an epoch", "cut away", "enlarged", ""]]
+    for row in fill:
+        cells = [f"{row.samples:,}", f"{row.batches_per_epoch:,.1f}"]
+        cut = "–" if row.cropped is None else f"{row.cropped:.1%}"
+        size = "none" if row.size is None else f"{row.size.width} x {row.size.height}"
+        rows.append([size, *cells, cut, f"{row.upscaled:,}", row.remark])
+    return "\n".join(align(rows))
 
 
 def _histogram(values: NDArray[Any], edges: Sequence[float], names: Sequence[str]) -> list[str]:

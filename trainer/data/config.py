@@ -64,22 +64,6 @@ class WordsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BucketConfig:
-    """Frames of several shapes, none with more pixels than the square (trainer/data/buckets.py)."""
-
-    step_px: int = 64
-    """Every side is a multiple of this."""
-    max_aspect: float = 2.0
-    """The longer side is at most so many times the shorter."""
-
-    def __post_init__(self) -> None:
-        if self.step_px < 1:
-            raise ValueError(f"step_px must be at least 1, got {self.step_px}")
-        if self.max_aspect < 1:
-            raise ValueError(f"max_aspect must be 1 or more, got {self.max_aspect}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImageFolderConfig:
     """Pictures listed in `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's imagefolder)."""
 
@@ -180,6 +164,22 @@ class PromptsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """Frames of several shapes, none with more pixels than the square (trainer/data/buckets.py)."""
+
+    step_px: int = 64
+    """Every side is a multiple of this."""
+    max_aspect: float = 2.0
+    """The longer side is at most so many times the shorter."""
+
+    def __post_init__(self) -> None:
+        if self.step_px < 1:
+            raise ValueError(f"step_px must be at least 1, got {self.step_px}")
+        if self.max_aspect < 1:
+            raise ValueError(f"max_aspect must be 1 or more, got {self.max_aspect}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the training samples are."""
 
@@ -213,13 +213,22 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
-        _check_framing(self)
         with_pictures = [name for name in SOURCES if getattr(self, name) and name != "prompts"]
         if self.prompts and with_pictures:
             raise ValueError(
                 f"prompts have no pictures and cannot be mixed with {', '.join(with_pictures)}: "
                 "take one of them"
             )
+        _check_framing(self)
+
+
+# The groups of DataConfig that samples come from, in the order in which they are written.
+SOURCES = ("words", "imagefolder", "webdataset", "laion", "mario", "prompts")
+
+
+def _check_min_side(min_side_px: int) -> None:
+    if min_side_px < 8:
+        raise ValueError(f"min_side_px must be at least 8, got {min_side_px}")
 
 
 def _check_framing(config: DataConfig) -> None:
@@ -243,15 +252,6 @@ def _check_framing(config: DataConfig) -> None:
             f"resolution {config.resolution} must be a multiple of buckets.step_px {step}: "
             f"take {' or '.join(near)}"
         )
-
-
-# The groups of DataConfig that samples come from, in the order in which they are written.
-SOURCES = ("words", "imagefolder", "webdataset", "laion", "mario", "prompts")
-
-
-def _check_min_side(min_side_px: int) -> None:
-    if min_side_px < 8:
-        raise ValueError(f"min_side_px must be at least 8, got {min_side_px}")
 
 
 def _check_caption(caption: str) -> None:

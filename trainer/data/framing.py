@@ -97,14 +97,16 @@ def choose_frame(
 
 def spoils_text(config: DataConfig, has_words: bool) -> str | None:
     """A warning in one line if words that the samples show would be mirrored or cut."""
-    spoils = []
+    spoils, cures = [], []
     if config.flip > 0:
         spoils.append(f"flip {config.flip} mirrors letters")
+        cures.append("flip 0")
     if config.crop == "random":
         spoils.append("crop random cuts words")
+        cures.append("crop center")
     if not has_words or not spoils:
         return None
-    return f"the samples show words, but {' and '.join(spoils)}: set flip 0 and crop center"
+    return f"the samples show words, but {' and '.join(spoils)}: set {' and '.join(cures)}"
 
 
 def quotes_words(caption: str) -> bool:

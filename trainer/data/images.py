@@ -45,12 +45,11 @@ class Unusable(ValueError):
 def decode_image(data: bytes, shrink: float = 1.0) -> Image.Image:
     """The picture, RGB, upright, what is transparent on white; Unusable if it is none.
 
-    A JPEG that is to be made smaller, its sides divided by `shrink`, may come at 1/2, 1/4 or 1/8 of
-    its size, and no smaller than asked for: its decoder averages the pixels as it goes.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where that makes it at most `shrink` times smaller.
     """
     with _opened(data) as image:
-        if shrink >= 2:
-            image.draft(None, (int(image.width / shrink), int(image.height / shrink)))
+        image.draft(None, (int(image.width / shrink), int(image.height / shrink)))
+        image.load()
         turn = TURNS.get(_orientation(image))
         upright = image.transpose(turn) if turn is not None else image
         return _to_rgb(upright)
@@ -118,4 +117,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(white, colours).convert("RGB")
     if image.mode in ("I", "F"):
         raise Unusable("levels of 32 bits", "no range is agreed for them")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,8 +22,8 @@ from trainer.data.shards import ShardFolder
 # So many broken samples in a row are no accident but a broken folder.
 MAX_BROKEN_IN_A_ROW = 100
 
-# What Pillow raises on bad files.
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# What ShardFolder raises of a sample that cannot be read.
+BROKEN = (OSError, ValueError)
 
 
 class Item(NamedTuple):

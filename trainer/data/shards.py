@@ -106,7 +106,7 @@ class ShardFolder:
     def image(self, number: int, shrink: float = 1.0) -> Image.Image:
         """The picture of a sample, RGB and upright; OSError or ValueError if there is none.
 
-        `shrink`: how much smaller it is going to be made; see `decode_image`.
+        It may be decoded up to `shrink` times smaller.
         """
         for member in self.image_members:
             if self.has(number, member):

@@ -139,7 +139,8 @@ def test_check_reports_what_a_run_would_train_on(mixed: DataConfig, tiny_model: 
     place = data.index(b"\xff\xda")  # where the pixels of the first JPEG begin
     tar.write_bytes(data[:place] + bytes(100) + data[place + 100 :])
     keys = {"model": str(tiny_model), "steps": 1, "global_batch": 1}
-    data_keys = {"path": str(mixed.path), "words": {"samples": 3}}
+    framing = {"resolution": 32, "flip": 0.5}
+    data_keys = {"path": str(mixed.path), "words": {"samples": 3}, **framing}
     report = check(build_config(TrainConfig, {**keys, "data": data_keys}), samples=0)
     for line in (
         "6 samples in 3 shards",
@@ -150,6 +151,8 @@ def test_check_reports_what_a_run_would_train_on(mixed: DataConfig, tiny_model: 
         "text: words are known of 3 of 5 pictures, 1.0 in each",
         "  below 64  6  100.0%  ██████████████████████████████",
         "  2:1 to 3:1    2  33.3%  ██████████\n",
+        "warning: the samples show words, but flip 0.5 mirrors letters: set flip 0\n",
+        "32 x 32        6               6.0     55.6%         2",
     ):
         assert line in report, report
 
