@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +147,6 @@ def _find_config(path: Path, model_config: str | None) -> Path:
 def _check_whole(weights: Path, pipeline: DiffusionPipeline) -> None:
     """diffusers leaves a tensor that a single file lacks without values."""
     for name, network in pipeline.components.items():
-        if not isinstance(network, nn.Module):
-            continue
-        for key, tensor in chain(network.named_parameters(), network.named_buffers()):
+        for key, tensor in network.state_dict().items() if isinstance(network, nn.Module) else ():
             if tensor.is_meta:
                 raise ValueError(f"model {weights} cannot be loaded: it lacks {name}.{key}")

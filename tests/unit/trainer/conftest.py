@@ -24,6 +24,9 @@ SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "steps_offset": 1,
+    # In the real models' files, though not all of their schedulers know them.
+    "clip_sample": False,
+    "set_alpha_to_one": False,
 }
 FAMILIES = ("sd1", "sd2", "turbo", "sdxl")
 
@@ -55,17 +58,17 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def _sd(name: str) -> StableDiffusionPipeline:
     first = name == "sd1"
     tokenizer = _tokenizer("<|endoftext|>" if first else "!")
-    schedulers = {
-        "sd1": PNDMScheduler(**SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False),
-        "sd2": DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False),
-        "turbo": EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="trailing"),
-    }
+    scheduler = {
+        "sd1": PNDMScheduler.from_config({**SCHEDULE, "skip_prk_steps": True}),
+        "sd2": DDIMScheduler.from_config({**SCHEDULE, "prediction_type": "v_prediction"}),
+        "turbo": EulerDiscreteScheduler.from_config({**SCHEDULE, "timestep_spacing": "trailing"}),
+    }[name]
     return StableDiffusionPipeline(
         vae=_vae(scaling_factor=0.18215),
         text_encoder=CLIPTextModel(_clip(tokenizer, 32, "quick_gelu" if first else "gelu")),
         tokenizer=tokenizer,
         unet=_unet(context=32, use_linear_projection=not first),
-        scheduler=schedulers[name],
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -88,7 +91,7 @@ def _sdxl() -> StableDiffusionXLPipeline:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=64 + 6 * 8,
         ),
-        scheduler=EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"),
+        scheduler=EulerDiscreteScheduler.from_config({**SCHEDULE, "timestep_spacing": "leading"}),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )

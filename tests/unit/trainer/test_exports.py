@@ -102,7 +102,7 @@ def test_a_whole_export_is_in_sixteen_bits_and_keeps_its_schedule(
     model_of: ModelOf, tmp_path: Path
 ) -> None:
     half = {"dtype": torch.float16, "prediction": "v_prediction"}
-    _, facts = export(tmp_path, model_of("turbo"), unet="full", **half)
+    export(tmp_path, model_of("turbo"), unet="full", **half)
     for file in (*tmp_path.glob("*/*.safetensors"), tmp_path / "model.safetensors"):
         with safe_open(file, "pt") as opened:
             tensors = {opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118

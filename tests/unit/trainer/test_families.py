@@ -120,7 +120,7 @@ def test_a_single_file_without_its_configs_says_where_to_put_them(
     save_file({**tensors, "v_pred": torch.tensor([])}, tmp_path / "v.safetensors")
     with pytest.raises(ValueError, match="does not say what noise schedule it was trained on"):
         load_single(tmp_path / "v.safetensors", None)
-    with pytest.raises(ValueError, match="model_config .* is for a single file of weights"):
+    with pytest.raises(ValueError, match=r"model_config .* is for a single file of weights"):
         load_single(model_of("sd1"), model_of("sd1"))
 
 

@@ -18,7 +18,7 @@ from trainer.models.trained import Trained
 
 def test_a_model_that_is_nowhere_is_named_with_where_it_was_sought() -> None:
     with pytest.raises(
-        ValueError, match="model 'no/such' is neither a folder nor a file .* nor in the Hugging"
+        ValueError, match=r"model 'no/such' is neither a folder nor a file .* nor in the Hugging"
     ):
         find_model("no/such")
 
