@@ -28,6 +28,12 @@ CONFIGS = {
     "v1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "xl_base": "stabilityai/stable-diffusion-xl-base-1.0",
 }
+PARTS = {
+    "denoiser": ("model.diffusion_model.",),
+    "autoencoder": ("first_stage_model.", "vae."),
+    "text encoder": ("cond_stage_model.", "conditioner."),
+}
+"""What the names of a whole model's tensors begin with."""
 VELOCITY_MARK = "v_pred"
 """A tensor of this name, empty, says in a single file that the model predicts the velocity."""
 
@@ -49,8 +55,8 @@ class Source:
     @property
     def facts(self) -> dict[str, str | None]:
         """What the manifest of an export says of its base."""
-        config = str(self.config.resolve()) if self.is_file else None
-        return {"base": str(self.weights.resolve()), "base_config": config}
+        config = str(self.config.absolute()) if self.is_file else None
+        return {"base": str(self.weights.absolute()), "base_config": config}
 
     @property
     def index(self) -> dict[str, Any]:
@@ -126,6 +132,9 @@ def _find_folder(model: str) -> Path:
 
 def _find_config(path: Path, model_config: str | None) -> Path:
     tensors = tensors_of(path)
+    for part, prefixes in PARTS.items():
+        if not any(name.startswith(prefixes) for name in tensors):
+            raise ValueError(f"model {path} is no whole model: it holds no {part}")
     if model_config is not None:
         return _find_folder(model_config)
     kind = infer_diffusers_model_type(tensors)

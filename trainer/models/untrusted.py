@@ -47,8 +47,6 @@ def _in_safetensors(path: Path) -> dict[str, Tensor]:
 def _in_pickle(path: Path) -> dict[str, Tensor]:
     try:
         held = torch.load(path, map_location="meta", weights_only=True)
-        while "state_dict" in held:
-            held = held["state_dict"]
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
@@ -56,7 +54,11 @@ def _in_pickle(path: Path) -> dict[str, Tensor]:
             f"and loading it could run code: take its .safetensors, or make one where that does no "
             f"harm (docs/training.md, Models and exports)"
         ) from None
-    except (RuntimeError, EOFError, TypeError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no whole file of weights ({first}): fetch it again") from None
+    while isinstance(held, dict) and "state_dict" in held:
+        held = held["state_dict"]
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds a {type(held).__name__}, and no weights by name")
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}

@@ -124,6 +124,12 @@ def test_a_single_file_without_its_configs_says_where_to_put_them(
         load_single(model_of("sd1"), model_of("sd1"))
 
 
+def test_a_single_file_that_is_no_whole_model_is_refused(tmp_path: Path) -> None:
+    save_file({"lora_unet_mid_block.alpha": torch.ones(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"is no whole model: it holds no denoiser"):
+        load_single(tmp_path / "lora.safetensors", None)
+
+
 def test_a_single_file_that_lacks_weights_is_refused(model_of: ModelOf, tmp_path: Path) -> None:
     tensors = single_file_of(load_tiny(model_of("sd1")))
     for number, name in enumerate(("model.diffusion_model.out.2.bias", LAYER_NORM)):
