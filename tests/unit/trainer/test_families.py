@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,12 +15,13 @@ from tests.conftest import load_tiny, train_config
 from tests.unit.trainer.conftest import FAMILIES
 from trainer.config import LoraConfig
 from trainer.models.family import Family
-from trainer.models.ldm import ldm_weights
+from trainer.models.ldm import ldm_weights, unet_name
 from trainer.models.pipeline import load_family, load_pipeline
 from trainer.models.trained import Trained
 
 ModelOf = Callable[[str], Path]
 LAYER_NORM = "cond_stage_model.transformer.text_model.final_layer_norm.weight"
+CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 CPU = torch.device("cpu")
 
 
@@ -88,6 +90,45 @@ def test_the_schedule_of_a_turbo_model_is_kept_for_training(model_of: ModelOf) -
     schedule = load_tiny(model_of("turbo")).scheduler.config
     assert (schedule.timestep_spacing, schedule.beta_schedule) == ("trailing", "scaled_linear")
     assert load_tiny(model_of("sd2")).scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "settings", "tensors"),
+    [
+        ((CROSS[0],) * 3 + ("DownBlock2D",), ("UpBlock2D",) + (CROSS[1],) * 3, {}, 686),
+        (
+            ("DownBlock2D", CROSS[0], CROSS[0]),
+            (CROSS[1], CROSS[1], "UpBlock2D"),
+            {
+                "transformer_layers_per_block": (1, 2, 10),
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 64,
+            },
+            1680,
+        ),
+    ],
+    ids=["sd", "sdxl"],
+)
+def test_unets_of_the_real_shapes_go_into_a_single_file_and_back(
+    down: tuple[str, ...], up: tuple[str, ...], settings: dict[str, Any], tensors: int
+) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(32,) * len(down),
+            down_block_types=down,
+            up_block_types=up,
+            layers_per_block=2,
+            cross_attention_dim=32,
+            **settings,
+        )
+    weights = unet.state_dict()
+    assert len(weights) == tensors
+    single = {f"model.diffusion_model.{unet_name(n, unet.config)}": w for n, w in weights.items()}
+    back = convert_ldm_unet_checkpoint(single, unet.config)
+    assert {name: id(weight) for name, weight in back.items()} == {
+        name: id(weight) for name, weight in weights.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
