@@ -115,7 +115,7 @@ def test_unets_of_the_real_shapes_go_into_a_single_file_and_back(
 ) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(
-            block_out_channels=(32,) * len(down),
+            block_out_channels=(32, 64, 128, 128)[: len(down)],
             down_block_types=down,
             up_block_types=up,
             layers_per_block=2,
