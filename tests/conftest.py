@@ -167,6 +167,12 @@ class Ranks:
         wait_until(lambda: step in self.losses() or self.process.poll() is not None, timeout_s)
         assert self.process.poll() is None, f"ended before step {step}: {self.log()}"
 
+    def wait_for_checkpoint(self, step: int, timeout_s: float = 120) -> None:
+        """Wait until a checkpoint is published: a moment after its step."""
+        published = self.run.checkpoint(step) / "manifest.json"
+        wait_until(lambda: published.exists() or self.process.poll() is not None, timeout_s)
+        assert published.exists(), f"ended before checkpoint {step}: {self.log()}"
+
     def kill_rank(self, rank: int) -> None:
         """SIGKILL one rank."""
         os.kill(read_json(self.attempt.heartbeat(rank))["pid"], signal.SIGKILL)

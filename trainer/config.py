@@ -1,9 +1,11 @@
 """What a training run is made of. Imports no torch: a launcher checks a run before it queues."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from trainer.data.config import DataConfig
+from trainer.deepspeed_settings import check_settings
 
 How = Literal["full", "lora", "frozen"]
 DENOISERS = ("unet",)  # the names that pipelines give the network that takes the noise away
@@ -35,12 +37,24 @@ class LoraConfig:
 class ObjectiveConfig:
     """What the network learns to predict."""
 
-    prediction: Literal["as_model", "epsilon", "v_prediction"] = "as_model"
-    """Noise or velocity; as_model: what the model's scheduler was made for. Exports carry it."""
+    prediction: Literal["as_model", "epsilon", "v_prediction", "flow_prediction"] = "as_model"
+    """Noise, velocity or flow; as_model: what the model was made for. Exports carry it."""
     caption_dropout: float = 0.0
     """Share of samples whose caption is emptied, so that guidance has something to push from."""
 
+    min_snr_gamma: float = 0.0
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023; 5 is usual); 0 weighs all the same."""
+    noise_offset: float = 0.0
+    """Add so much noise that is constant over each channel of a picture; 0.1 is usual."""
+    mask_weight: float = 1.0
+    """Weight of what shows text against the rest, whose mean stays 1; 1 needs no masks."""
+
     def __post_init__(self) -> None:
+        for name in ("min_snr_gamma", "noise_offset"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.mask_weight <= 0:
+            raise ValueError(f"mask_weight must be positive, got {self.mask_weight}")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must be 0 to 1, got {self.caption_dropout}")
 
@@ -51,12 +65,18 @@ class OptimConfig:
 
     lr: float = 1e-4
     """Peak learning rate, reached after the warm-up."""
+    text_encoder_lr: float | None = None
+    """Peak learning rate of the text encoders, where they are trained; null: the same."""
+    eight_bit: bool = False
+    """Keep AdamW's moments in 8 bits (bitsandbytes, on a GPU): a quarter of their memory."""
     warmup_steps: int = 0
     """Steps of linear warm-up from zero."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: stay, or fall to zero at the last step along a half cosine."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
+    eps: float = 1e-8
+    """AdamW's guard against division by zero."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     clip_norm: float = 1.0
@@ -65,6 +85,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.text_encoder_lr is not None and self.text_encoder_lr <= 0:
+            raise ValueError(f"text_encoder_lr must be positive, got {self.text_encoder_lr}")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
         if self.clip_norm < 0:
@@ -77,6 +99,104 @@ class ZeroConfig:
 
     stage: Literal[0, 1, 2, 3] = 2
     """0 splits nothing, 1 the optimizer state, 2 also the gradients, 3 also the weights."""
+    offload_optimizer: bool = False
+    """Keep masters and moments in host memory, and step there; stages 1 to 3."""
+    offload_weights: bool = False
+    """Keep the weights in host memory too; stage 3."""
+
+    def __post_init__(self) -> None:
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
+        if self.offload_weights and self.stage != 3:
+            raise ValueError(f"offload_weights needs stage 3, not {self.stage}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """A running average of the weights, which the exports then hold."""
+
+    decay: float = 0.9999
+    """Share of the old average that each step keeps, once it has ramped up."""
+    start_step: int = 0
+    """The average begins with the weights after this step."""
+    every: int = 1
+    """Steps between two updates."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must be 0 to 1, got {self.decay}")
+        if self.start_step < 0 or self.every < 1:
+            raise ValueError("start_step must be 0 or more, and every at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepConfig:
+    """Which checkpoints stay; exports are never removed."""
+
+    newest: int = 0
+    """So many of the newest; 0 keeps all."""
+    best: int = 0
+    """So many of those with the best `metric`, besides."""
+    metric: str = "validation_loss"
+    """validation_loss, or a farm's metric as suite/metric, such as mini/ocr_f1."""
+
+    def __post_init__(self) -> None:
+        if self.newest < 0 or self.best < 0:
+            raise ValueError("newest and best must be 0 or more")
+        if self.best and not self.newest:
+            raise ValueError("best counts besides newest: set newest to at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The loss on a fixed grid of samples, noise and timesteps, split over all ranks."""
+
+    samples: int
+    """Pictures; with `path` null they are the last of the training folder, and left out there."""
+    path: Path | None = None
+    """Another folder of indexed shards to take them from."""
+    timesteps: int = 8
+    """Equidistant timesteps at which each picture is tried: the bands of the curves."""
+    every: int = 500
+    """Steps between two validations; the first is before training."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "timesteps", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopConfig:
+    """End the run when a metric has not got better for a while."""
+
+    patience: int
+    """Values in a row that are no better than the best before them."""
+    metric: str = "validation_loss"
+    """train_loss (its mean between two validations or saves), validation_loss, or a farm's metric
+    as suite/metric."""
+    min_delta: float = 0.0
+    """By how much a value has to be better to count."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
+        if self.min_delta < 0:
+            raise ValueError(f"min_delta must be 0 or more, got {self.min_delta}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """What trades memory for time, or start-up for speed. None of it changes what is learnt."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+    compile: bool = False
+    """torch.compile each repeated block of the denoiser; the first step of each size is slow."""
+    channels_last: bool = False
+    """Keep pictures as batch height width channels: faster convolutions on a GPU."""
+    tf32: bool = True
+    """Let matrix products in fp32 use a GPU's TF32 units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +235,9 @@ class TrainConfig:
     """Steps between two readings of the losses from the device."""
     seed: int = 0
     """Order of the samples, their noise and their timesteps."""
+    on_broken_loss: Literal["stop", "skip"] = "stop"
+    """When a loss is not finite: stop and name the samples, or leave that forward pass out, count
+    it and go on. Skipping waits for the device at every step."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Where the ranks compute."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -128,7 +251,14 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    ema: EmaConfig | None = None
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    validation: ValidationConfig | None = None
+    early_stop: EarlyStopConfig | None = None
+    keep: KeepConfig = field(default_factory=KeepConfig)
     preview: PreviewConfig | None = None
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """More of DeepSpeed's own settings, laid over what the keys above make."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "global_batch", "micro_batch", "save_every", "log_every"):
@@ -138,6 +268,7 @@ class TrainConfig:
             raise ValueError("unet and text_encoder are both frozen: nothing would be trained")
         if "lora" not in (self.unet, self.text_encoder) and self.lora is not None:
             raise ValueError("lora has settings, but neither unet nor text_encoder is lora")
+        check_settings(self.deepspeed)
 
     def how(self, network: str) -> How:
         """How a network is trained, by its name in the pipeline: unet, text_encoder_2, vae …"""

@@ -1,6 +1,7 @@
 """DeepSpeed around what is trained: ZeRO, precision, accumulation, clipping, learning rate."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,44 +16,94 @@ PERSISTENCE_ELEMENTS = 100_000
 
 def deepspeed_config(config: TrainConfig, ranks: int) -> dict[str, Any]:
     """The whole of DeepSpeed's config, from ours."""
+    micro_batch, accumulation = split_batch(config, ranks)
+    ours = {
+        "train_batch_size": config.global_batch,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optim.clip_norm,
+        # A gradient that is not finite must reach our own check: DeepSpeed's would skip the step
+        # without a word.
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
+        "zero_optimization": _zero(config),
+        "zero_allow_untested_optimizer": True,  # torch's AdamW needs no compiler on the node
+        "zero_force_ds_cpu_optimizer": False,  # nor on the host
+        "steps_per_print": 2**62,  # our journal prints
+    }
+    for key, value in config.deepspeed.items():
+        mine = ours.get(key, {})
+        ours[key] = {**mine, **value} if isinstance(mine, dict) and mine else value
+    return ours
+
+
+def _zero(config: TrainConfig) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero.stage}
     if config.zero.stage >= 1:
         zero["reduce_bucket_size"] = BUCKET_ELEMENTS
     if config.zero.stage == 3:
         zero["stage3_prefetch_bucket_size"] = BUCKET_ELEMENTS * 9 // 10
         zero["stage3_param_persistence_threshold"] = PERSISTENCE_ELEMENTS
-    micro_batch, accumulation = split_batch(config, ranks)
-    return {
-        "train_batch_size": config.global_batch,
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optim.clip_norm,
-        "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # torch's AdamW needs no compiler on the node
-        "steps_per_print": 2**62,  # our journal prints
-    }
+    pin_memory = config.device == "cuda"
+    if config.zero.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin_memory}
+    if config.zero.offload_weights:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pin_memory}
+    return zero
 
 
 def start_engine(trained: nn.Module, config: TrainConfig, ranks: int) -> Any:
     """The DeepSpeed engine around what is trained."""
     import deepspeed
 
-    trainable = [weight for weight in trained.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable,
-        lr=config.optim.lr,
-        betas=config.optim.betas,
-        weight_decay=config.optim.weight_decay,
-    )
+    optimizer = new_optimizer(trained, config)
     engine, *_ = deepspeed.initialize(
         model=trained,
-        model_parameters=trainable,
+        model_parameters=[w for group in optimizer.param_groups for w in group["params"]],
         optimizer=optimizer,
         config=deepspeed_config(config, ranks),
         dist_init_required=False,
     )
     return engine
+
+
+def new_optimizer(trained: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over the trainable weights: a group for the denoiser's, one for the text encoders'."""
+    optim = config.optim
+    text_encoder_scale = (optim.text_encoder_lr or optim.lr) / optim.lr
+    groups: list[dict[str, Any]] = [
+        {"params": list(_trainable(trained, text_encoders=False)), "lr_scale": 1.0},
+        {"params": list(_trainable(trained, text_encoders=True)), "lr_scale": text_encoder_scale},
+    ]
+    settings: dict[str, Any] = {
+        "lr": optim.lr,
+        "betas": optim.betas,
+        "eps": optim.eps,
+        "weight_decay": optim.weight_decay,
+    }
+    groups = [group for group in groups if group["params"]]
+    if optim.eight_bit:
+        return _eight_bit(groups, settings)
+    # One kernel over all weights; on the host, where offloaded masters are, it is vectorised.
+    fused = config.device == "cuda" or config.zero.offload_optimizer
+    return torch.optim.AdamW(groups, fused=fused, **settings)
+
+
+def _trainable(trained: nn.Module, *, text_encoders: bool) -> Iterator[nn.Parameter]:
+    for name, weight in trained.named_parameters():
+        if weight.requires_grad and name.startswith("text_encoder") == text_encoders:
+            yield weight
+
+
+def _eight_bit(groups: list[dict[str, Any]], settings: dict[str, Any]) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError(
+            "train.optim.eight_bit needs bitsandbytes, which is not installed here: "
+            "pip install bitsandbytes, or set it to false"
+        ) from None
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
+    return optimizer
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
@@ -66,9 +117,9 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
 
 
 def set_learning_rate(engine: Any, lr: float) -> None:
-    """Use `lr` from the next optimizer step on."""
+    """Use `lr` from the next optimizer step on; text encoders in proportion to their own peak."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def take_step(engine: Any) -> Tensor | float | None:
@@ -81,20 +132,3 @@ def take_step(engine: Any) -> Tensor | float | None:
         norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
     engine.step()
     return (norm if norm is not None else engine.get_global_grad_norm()) if whole else None
-
-
-def gathered_weights(engine: Any) -> dict[str, Tensor]:
-    """The trainable weights whole, on rank 0's CPU; empty elsewhere. Every rank must call it."""
-    import deepspeed
-
-    partitioned = engine.zero_optimization_partition_weights()
-    state: dict[str, Tensor] = {}
-    for name, weight in engine.module.named_parameters():
-        if not weight.requires_grad:
-            continue
-        with deepspeed.zero.GatheredParameters(
-            [weight], enabled=partitioned
-        ):  # one at a time: memory stays low
-            if engine.global_rank == 0:
-                state[name] = weight.detach().to("cpu", copy=True).contiguous()
-    return state

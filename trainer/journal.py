@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -37,6 +39,7 @@ class Journal:
         self._clock_s = time.monotonic()
         self._images_per_step = images_per_step
         self._broken: set[str] = set()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Journal":
         return self
@@ -59,9 +62,11 @@ class Journal:
 
     def event(self, event: str, **facts: Any) -> None:
         """Record something that happened."""
-        if self._events:
-            self._events.write(json.dumps({"event": event, "time": time.time(), **facts}) + "\n")
-            self._events.flush()
+        line = json.dumps({"event": event, "time": time.time(), **facts}) + "\n"
+        with self._lock:  # exports are made by a thread of their own
+            if self._events and not self._events.closed:
+                self._events.write(line)
+                self._events.flush()
 
     def note(self, message: str) -> None:
         """One line for people, on rank 0."""
@@ -102,7 +107,7 @@ class Journal:
             log.warning("passed over a sample that cannot be read: %s", name)
             self.beat("train", broken_samples=len(self._broken))
 
-    def pictures(self, step: int, images: list[Image.Image]) -> None:
+    def pictures(self, step: int, images: Sequence[Image.Image]) -> None:
         """Show the previews of a step."""
         if self._board:
             for number, image in enumerate(images):

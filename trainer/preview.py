@@ -1,29 +1,34 @@
 """A few pictures from the weights as they are, made by all ranks together."""
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from trainer.config import PreviewConfig
-from trainer.publish import Publisher
+from trainer.distributed import World
+from trainer.learner import Learner
+from trainer.models.samplers import new_sampler
+from trainer.objectives.denoising import Denoising
 
 
-def make_previews(publisher: Publisher) -> list[Image.Image]:
+def make_previews(
+    config: PreviewConfig | None, learner: Learner, objective: Denoising, world: World
+) -> list[Image.Image]:
     """One picture per prompt of the recipe, on every rank; every rank must call it.
 
     The prompts are split over the ranks. Every rank runs as many forward passes as any other, since
     at ZeRO stage 3 each pass gathers the weights from all of them.
     """
-    config, world, family = publisher.config.preview, publisher.world, publisher.family
     if config is None:
         return []
-    pipeline = family.pipeline(preview_scheduler(family.scheduler, publisher.prediction))
-    publisher.engine.module.eval()
+    family = objective.family
+    pipeline = family.pipeline(new_sampler(family.scheduler.config, objective.prediction))
+    learner.engine.module.eval()
     mine: dict[int, Image.Image] = {}
     for turn in range(-(-len(config.prompts) // world.ranks)):
         number = (turn * world.ranks + world.rank) % len(config.prompts)
         mine[number] = sample(pipeline, config, number)
-    publisher.engine.module.train()
+    learner.engine.module.train()
     found = {number: image for part in world.gather(mine) for number, image in part.items()}
     return [found[number] for number in range(len(config.prompts))]
 
@@ -39,11 +44,3 @@ def sample(pipeline: DiffusionPipeline, config: PreviewConfig, number: int) -> I
         )
     image: Image.Image = result.images[0]
     return image
-
-
-def preview_scheduler(training: DDPMScheduler, prediction: str) -> DDIMScheduler:
-    """DDIM (Song et al. 2021) with the noise schedule of the training."""
-    scheduler: DDIMScheduler = DDIMScheduler.from_config(
-        training.config, prediction_type=prediction
-    )
-    return scheduler

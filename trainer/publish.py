@@ -1,13 +1,16 @@
 """What a run leaves behind: checkpoints to resume from, exports to make pictures with.
 
-All ranks write into a staging folder and hash their own files; when every rank has, rank 0 writes
-the manifest and renames. Then, and only then, does the folder exist (cluster/run_folder.py).
+A checkpoint is published while training goes on. At the step, each rank copies what it holds to
+host memory; a thread of its own writes and hashes it. Once every rank has, rank 0 writes the
+manifest and renames the folder: then, and only then, it exists (cluster/run_folder.py). From that
+folder, again beside the training, rank 0 makes the export.
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,67 +18,76 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from cluster.run_folder import (
     MANIFEST,
     RunFolder,
-    files_below,
     fingerprint,
     newest_complete,
     publish,
-    read_manifest,
     staging_folder,
-    step_of,
     sweep_staging,
 )
+from trainer.checkpoint import Checkpoint, part_file, save_part
 from trainer.config import TrainConfig
 from trainer.distributed import World
-from trainer.engine import gathered_weights
+from trainer.ema import EMA
+from trainer.journal import Journal
+from trainer.learner import Learner
+from trainer.masters import MASTER, MOMENTS
 from trainer.models.exports import save_export
 from trainer.models.family import Family
+from trainer.objectives.denoising import Denoising
 
-DEEPSPEED_TAG = "deepspeed"
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
+Previews = Sequence[Image.Image]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Snapshot:
+    """What a rank held after a step, in host memory."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    previews: Previews
+    copied: torch.cuda.Event | None
+    """The copy from the GPU is done when this has happened; None: it is done."""
+
+
 class Publisher:
     """Publishes one attempt's checkpoints and exports. Every rank must make each of its calls."""
 
-    run: RunFolder
-    attempt: int
-    config: TrainConfig
-    prediction: str
-    world: World
-    family: Family
-    engine: Any
+    def __init__(
+        self,
+        run: RunFolder,
+        attempt: int,
+        config: TrainConfig,
+        world: World,
+        journal: Journal,
+        objective: Denoising,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.world = world
+        self._attempt = attempt
+        self._journal = journal
+        self._family = objective.family
+        self._prediction = objective.prediction
+        # One thread: on rank 0 an export is made before the next checkpoint is written.
+        self._thread = ThreadPoolExecutor(1, "publisher")
+        self._pending: tuple[Snapshot, Future[dict[str, Any]]] | None = None
+        self._exports: list[Future[Path]] = []
 
     def sweep(self) -> None:
         """Remove what killed attempts left half-written."""
         if self.world.is_main:
             sweep_staging(self.run.checkpoints)
             sweep_staging(self.run.exports)
-
-    def save_checkpoint(self, step: int) -> Path:
-        """Publish everything that is needed to go on after `step`."""
-        final = self.run.checkpoint(step)
-        staging = staging_folder(final, self.attempt)
-        # Frozen weights come from the model again: a LoRA checkpoint stays small.
-        with _full_disk_told_as_such(self.run.root):
-            self.engine.save_checkpoint(
-                str(staging), tag=DEEPSPEED_TAG, save_latest=False, exclude_frozen_parameters=True
-            )
-        mine = files_below(staging)[self.world.rank :: self.world.ranks]
-        hashed = self.world.gather({name: fingerprint(staging / name) for name in mine})
-        if self.world.is_main:
-            facts = {"step": step, "attempt": self.attempt, "ranks": self.world.ranks}
-            files = {name: value for part in hashed for name, value in part.items()}
-            publish(staging, final, facts, files)
         self.world.barrier()
-        return final
 
-    def load_newest_checkpoint(self) -> tuple[int, list[str]]:
-        """Load the newest whole checkpoint; its step (0 if there is none) and what was passed over.
+    def newest_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, if there is one, and what was passed over.
 
         ValueError if there are checkpoints but none is whole: a run never starts over unasked.
         """
@@ -83,56 +95,155 @@ class Publisher:
         folder, passed_over = self.world.share(found)
         if folder is None and passed_over:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
-        if folder is None:
-            return 0, []
-        saved_ranks = read_manifest(folder)["ranks"]
-        if saved_ranks != self.world.ranks:
-            raise ValueError(
-                f"{folder} was saved by {saved_ranks} ranks and cannot be resumed on "
-                f"{self.world.ranks}: start as many"
-            )
-        loaded, _ = self.engine.load_checkpoint(
-            str(folder), tag=DEEPSPEED_TAG, load_module_strict=False
-        )
-        assert loaded is not None, folder
-        return step_of(folder), passed_over
+        return (Checkpoint(folder) if folder else None), passed_over
+
+    def save(self, learner: Learner, previews: Previews) -> None:
+        """Begin to publish everything that is needed to go on after the learner's step."""
+        self.wait()
+        snapshot = _snapshot(learner, previews)
+        masters = learner.masters
+        fragments = masters.fragments_of(masters.mine)
+        self._shapes = masters.shapes
+        path = self._staging(learner.step) / part_file(self.world.rank)
+
+        def write() -> dict[str, Any]:
+            if snapshot.copied:
+                snapshot.copied.synchronize()
+            with _full_disk_told_as_such(self.run.root):
+                save_part(path, snapshot.tensors, fragments)
+                return fingerprint(path)
+
+        self._pending = (snapshot, self._thread.submit(write))
+
+    def advance(self) -> None:
+        """Publish what has been written since; costs nothing while nothing is under way."""
+        self._raise_failed_exports()
+        if self._pending and not self.world.any(not self._pending[1].done()):
+            self._publish()
+
+    def wait(self) -> None:
+        """Publish what is under way."""
+        if self._pending:
+            self._publish()
+
+    def close(self) -> None:
+        """Publish what is under way, its export included."""
+        self.wait()
+        for export in self._exports:
+            export.result()
+        self.world.barrier()
+        self._thread.shutdown()
 
     def has_export(self, step: int) -> bool:
         """Whether `step` is exported already."""
         return bool(self.world.share((self.run.export(step) / MANIFEST).is_file()))
 
-    def export(self, step: int, previews: Sequence[Image.Image]) -> Path:
-        """Publish the weights for inference, the trainer's own previews beside them.
+    def export_again(self, checkpoint: Checkpoint | None, previews: Previews) -> None:
+        """Publish the export that should be there already: of a checkpoint, or of step 0.
 
-        With LoRA: the adapter in diffusers' layout, its base named in the manifest. Without: a
-        whole diffusers folder.
+        At step 0 it is the model as it was: its name, no weights.
         """
-        final = self.run.export(step)
-        weights = gathered_weights(self.engine)
+        if checkpoint:
+            self._export(checkpoint.folder, checkpoint.step, previews)
+            return
+        base = str(self._family.folder.resolve())
+        facts = {"kind": "base", "base": base, "prediction": self._prediction}
+        self._make_export(0, previews, lambda _: facts)
+
+    def _export(self, checkpoint: Path, step: int, previews: Previews) -> None:
+        """Publish the weights of a checkpoint for inference, the trainer's own previews beside."""
+        self._make_export(
+            step,
+            previews,
+            lambda staging: export_weights(
+                Checkpoint(checkpoint), staging, self._family, self.config, self._prediction
+            ),
+        )
+
+    def _publish(self) -> None:
+        assert self._pending is not None
+        (snapshot, future), self._pending = self._pending, None
+        part = future.result()
+        parts = self.world.gather((part_file(self.world.rank), part))
+        final = self.run.checkpoint(snapshot.step)
         if self.world.is_main:
-            staging = staging_folder(final, self.attempt)
+            facts = {
+                "step": snapshot.step,
+                "attempt": self._attempt,
+                "ranks": self.world.ranks,
+                "shapes": self._shapes,
+            }
+            publish(self._staging(snapshot.step), final, facts, dict(parts))
+        self._journal.event("checkpoint", step=snapshot.step, path=str(final))
+        self._journal.note(f"published {final.name} to resume from")
+        self._export(final, snapshot.step, snapshot.previews)
+
+    def _make_export(
+        self, step: int, previews: Previews, write: Callable[[Path], dict[str, Any]]
+    ) -> None:
+        self._journal.pictures(step, previews)
+        if not self.world.is_main:
+            return
+        final = self.run.export(step)
+        rest = {"step": step, "final": step == self.config.steps, "attempt": self._attempt}
+
+        def make() -> Path:
+            staging = staging_folder(final, self._attempt)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             with _full_disk_told_as_such(self.run.root):
-                facts = save_export(
-                    staging,
-                    self.family,
-                    self.config,
-                    weights,
-                    prediction=self.prediction,
-                    dtype=torch.float32,
-                )
+                facts = write(staging)
                 _save_previews(previews, staging)
-            publish(staging, final, {**facts, **self._export_facts(step)})
-        self.world.barrier()
-        return final
+                publish(staging, final, {**facts, **rest})
+            self._journal.event("export", step=step, path=str(final))
+            self._journal.note(f"published {final.name} for inference")
+            return final
 
-    def _export_facts(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "final": step == self.config.steps,
-            "attempt": self.attempt,
-        }
+        self._exports.append(self._thread.submit(make))
+
+    def _raise_failed_exports(self) -> None:
+        for export in [export for export in self._exports if export.done()]:
+            export.result()
+            self._exports.remove(export)
+
+    def _staging(self, step: int) -> Path:
+        return staging_folder(self.run.checkpoint(step), self._attempt)
+
+
+def export_weights(
+    checkpoint: Checkpoint, folder: Path, family: Family, config: TrainConfig, prediction: str
+) -> dict[str, Any]:
+    """Write a checkpoint's weights for inference, their average if it has one; see `save_export`.
+
+    No collective: any one process can do it, at any time.
+    """
+    kind = EMA if EMA in checkpoint.kinds else MASTER
+    facts = save_export(
+        folder,
+        family,
+        config,
+        checkpoint.weights(kind),
+        prediction=prediction,
+        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+    )
+    return {**facts, "weights": kind}
+
+
+def _snapshot(learner: Learner, previews: Previews) -> Snapshot:
+    """Copy what this rank answers for to host memory, without waiting for the GPU."""
+    kinds = {kind: learner.masters.tensors(kind) for kind in (MASTER, *MOMENTS)}
+    if learner.ema:
+        kinds[EMA] = learner.ema.averages
+    tensors, copied = {}, None
+    for kind, flats in kinds.items():
+        for number, flat in flats.items():
+            host = torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda)
+            tensors[f"{kind}/{number}"] = host.copy_(flat, non_blocking=True)
+            if flat.is_cuda and copied is None:
+                copied = torch.cuda.Event()
+    if copied:
+        copied.record()
+    return Snapshot(learner.step, tensors, previews, copied)
 
 
 @contextmanager
@@ -148,7 +259,7 @@ def _full_disk_told_as_such(folder: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
-def _save_previews(previews: Sequence[Image.Image], folder: Path) -> None:
+def _save_previews(previews: Previews, folder: Path) -> None:
     for number, image in enumerate(previews):
         path = folder / "preview" / f"{number:04d}.png"
         path.parent.mkdir(exist_ok=True)

@@ -7,15 +7,16 @@ import torch
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder
 from trainer import distributed
+from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, split_batch
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
 from trainer.distributed import World
-from trainer.engine import learning_rate, set_learning_rate, start_engine, take_step
+from trainer.engine import learning_rate, set_learning_rate, take_step
 from trainer.journal import Journal
+from trainer.learner import Learner, start_learner
 from trainer.models.pipeline import load_family
-from trainer.models.trained import Trained
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
 from trainer.preview import make_previews
@@ -25,57 +26,40 @@ from trainer.publish import Publisher
 def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
     """Fine-tune `config.model`, going on from the newest whole checkpoint in `run`."""
     world = distributed.start(config.device)
-    _, accumulation = split_batch(config, world.ranks)
     with Journal(
         run, attempt, world, steps=config.steps, images_per_step=config.global_batch
     ) as journal:
         family = load_family(config.model, device=world.device, dtype_of=_dtype_of(config))
-        torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
         objective = Denoising(family, config)
-        engine = start_engine(Trained(family, config), config, world.ranks)
-        publisher = Publisher(
-            run=run,
-            attempt=attempt,
-            config=config,
-            prediction=objective.prediction,
-            world=world,
-            family=family,
-            engine=engine,
-        )
-        publisher.sweep()
-        done = _resume(publisher, journal)
-        batches = _open_batches(config, world, done)
-        journal.open_board(done)
-        if not publisher.has_export(done):  # the base, or what a kill came before
-            _export(publisher, journal, done)
+        publisher = Publisher(run, attempt, config, world, journal, objective)
+        checkpoint = _find_checkpoint(publisher, journal)
+        torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
+        learner = start_learner(family, config, world, checkpoint)
+        batches = _open_batches(config, world, learner.step)
+        journal.open_board(learner.step)
+        if not publisher.has_export(learner.step):  # the base, or what a kill came before
+            previews = make_previews(config.preview, learner, objective, world)
+            publisher.export_again(checkpoint, previews)
 
         journal.start_clock()
-        while done < config.steps:
-            torch.manual_seed(seed_of(config.seed, done, world.rank))  # for LoRA's dropout
-            lr = learning_rate(done, config.optim, config.steps)
-            set_learning_rate(engine, lr)
-            loss = torch.zeros((), device=world.device)
-            for _ in range(accumulation):
-                batch = next(batches)
-                micro_loss = objective(engine, batch)
-                engine.backward(micro_loss)
-                grad_norm = take_step(engine)
-                loss += micro_loss.detach() / accumulation
-                journal.count_broken(batch.broken)
-            done += 1
-            assert grad_norm is not None, "the last forward pass of a batch makes a step"
-            journal.keep(done, loss, grad_norm=grad_norm, lr=lr)
-            journal.beat("train", step=done)
+        while learner.step < config.steps:
+            _step(learner, objective, batches, journal, config, world)
+            journal.beat("train", step=learner.step)
+            publisher.advance()
 
             stop = world.any(world.is_main and run.stop_request.exists())
-            save = stop or done % config.save_every == 0 or done == config.steps
-            if save or done % config.log_every == 0:
+            save = stop or learner.step % config.save_every == 0 or learner.step == config.steps
+            if save or learner.step % config.log_every == 0:
                 journal.write_steps()
             if save:
-                _save(publisher, journal, done)
-            if stop and done < config.steps:
-                journal.note(f"stopped as asked after step {done}")
+                journal.beat("save", step=learner.step)
+                publisher.save(learner, make_previews(config.preview, learner, objective, world))
+                journal.start_clock()
+            if stop and learner.step < config.steps:
+                publisher.close()
+                journal.note(f"stopped as asked after step {learner.step}")
                 return ExitCode.STOPPED
+        publisher.close()
         return ExitCode.DONE
 
 
@@ -85,15 +69,49 @@ def _dtype_of(config: TrainConfig) -> Callable[[str], torch.dtype]:
     return lambda name: frozen if config.how(name) == "frozen" else torch.float32
 
 
-def _resume(publisher: Publisher, journal: Journal) -> int:
-    """Load the newest whole checkpoint and say so; the step it stands at."""
-    done, passed_over = publisher.load_newest_checkpoint()
+def _step(
+    learner: Learner,
+    objective: Denoising,
+    batches: Iterator[Batch],
+    journal: Journal,
+    config: TrainConfig,
+    world: World,
+) -> None:
+    """One optimizer step: every rank's share of a global batch, in as many passes as it takes."""
+    _, accumulation = split_batch(config, world.ranks)
+    torch.manual_seed(seed_of(config.seed, learner.step, world.rank))  # for LoRA's dropout
+    lr = learning_rate(learner.step, config.optim, config.steps)
+    set_learning_rate(learner.engine, lr)
+    loss = torch.zeros((), device=world.device)
+    for _ in range(accumulation):
+        batch = next(batches)
+        micro_loss = objective(learner.engine, batch)
+        learner.engine.backward(micro_loss)
+        grad_norm = take_step(learner.engine)
+        loss += micro_loss.detach() / accumulation
+        journal.count_broken(batch.broken)
+    assert grad_norm is not None, "the last forward pass of a batch makes a step"
+    learner.step += 1
+    if learner.ema:
+        learner.ema.update(learner.step)
+    journal.keep(learner.step, loss, grad_norm=grad_norm, lr=lr)
+
+
+def _find_checkpoint(publisher: Publisher, journal: Journal) -> Checkpoint | None:
+    """The newest whole checkpoint, and a word on where the run goes on."""
+    publisher.sweep()
+    checkpoint, passed_over = publisher.newest_checkpoint()
     for reason in passed_over:
         journal.note(f"passed over a checkpoint: {reason}")
-    world, steps = publisher.world, publisher.config.steps
-    journal.event("start", step=done, steps=steps, ranks=world.ranks, passed_over=passed_over)
-    journal.note(f"{world.ranks} ranks go on after step {done} of {steps}")
-    return done
+    done = checkpoint.step if checkpoint else 0
+    ranks, steps = publisher.world.ranks, publisher.config.steps
+    journal.event("start", step=done, steps=steps, ranks=ranks, passed_over=passed_over)
+    before = checkpoint.manifest["ranks"] if checkpoint else ranks
+    journal.note(
+        f"{ranks} ranks go on after step {done} of {steps}"
+        + (f", which {before} ranks saved" if before != ranks else "")
+    )
+    return checkpoint
 
 
 def _open_batches(config: TrainConfig, world: World, first_step: int) -> Iterator[Batch]:
@@ -105,24 +123,11 @@ def _open_batches(config: TrainConfig, world: World, first_step: int) -> Iterato
         rank=world.rank,
         ranks=world.ranks,
     )
-    shards = ShardFolder(config.data.path)
-    return open_batches(shards, positions, seed=config.seed, workers=config.data.workers)
-
-
-def _save(publisher: Publisher, journal: Journal, step: int) -> None:
-    """Publish the checkpoint first: an export can be made again from it, never the reverse."""
-    journal.beat("save", step=step)
-    folder = publisher.save_checkpoint(step)
-    journal.event("checkpoint", step=step, path=str(folder))
-    journal.note(f"published {folder.name} to resume from")
-    _export(publisher, journal, step)
-    journal.start_clock()
-
-
-def _export(publisher: Publisher, journal: Journal, step: int) -> None:
-    journal.beat("export", step=step)
-    previews = make_previews(publisher)
-    folder = publisher.export(step, previews)
-    journal.pictures(step, previews)
-    journal.event("export", step=step, path=str(folder))
-    journal.note(f"published {folder.name} for inference")
+    return open_batches(
+        ShardFolder(config.data.path),
+        config.data,
+        positions,
+        seed=config.seed,
+        global_batch=config.global_batch,
+        masks=config.objective.mask_weight != 1,
+    )

@@ -1,36 +1,129 @@
-"""python -m trainer.data build --config RECIPE: make the shards that a recipe trains on."""
+"""The samples of a recipe: make their shards, and look at them before a GPU is asked for.
+
+python -m trainer.data select --config RECIPE --out FILE   LAION's rows that are worth fetching
+python -m trainer.data build --config RECIPE               any source -> indexed shards
+python -m trainer.data check --config RECIPE               what is in them, what is broken
+"""
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from cluster.config import build as build_config
 from cluster.config import read_yaml
 from cluster.program import run_program
 from trainer.config import TrainConfig
 from trainer.data.build import build
+from trainer.data.check import check
+from trainer.data.jobs import in_processes, on_ray
+from trainer.data.select import select_rows
+
+Item = TypeVar("Item")
+
+BUILD_EXAMPLE = """\
+example, train.data of a recipe:
+
+  data:
+    path: data/posters               # where the index goes, and copies of small files
+    imagefolder: {path: ../posters}  # pictures and their metadata.jsonl
+    laion:                           # and what img2dataset fetched, where it lies
+      path: ../laion
+      min_aesthetic: 5
+      max_pwatermark: 0.5
+
+`letterpress keys train.data` explains every source. A folder that is there is not built again; one
+that was built of something else is refused.
+"""
 
 
 def main() -> int:
     """Parse the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.data", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="build")
-    build_parser = commands.add_parser("build", help="draw or index the samples; again at no cost")
-    build_parser.add_argument(
-        "--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml"
-    )
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     recipe = read_yaml(arguments.config)
     config = build_config(TrainConfig, recipe.get("train") or {}, "train")
-    print(build(config.data, _show_progress), flush=True)
+    print(arguments.run(config, arguments), flush=True)
     return 0
 
 
-def _show_progress(numbers: Iterable[int], total: int) -> Iterable[int]:
-    from rich.progress import track
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.data", description=__doc__, formatter_class=shape
+    )
+    commands = parser.add_subparsers(required=True, metavar="select|build|check")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml")
 
-    return track(numbers, "drawing samples", total, transient=True)
+    building = commands.add_parser(
+        "build",
+        help="make or index the shards; again at no cost",
+        parents=[shared],
+        epilog=BUILD_EXAMPLE,
+        formatter_class=shape,
+    )
+    cores = len(os.sched_getaffinity(0))
+    building.add_argument(
+        "--workers", type=int, default=cores, help=f"processes, a shard each (default: {cores})"
+    )
+    building.add_argument(
+        "--ray",
+        action="store_true",
+        help="on the Ray at RAY_ADDRESS instead; its nodes must see the same folders",
+    )
+    building.set_defaults(run=_build)
+
+    checking = commands.add_parser(
+        "check", help="counts, broken pictures, captions, sizes", parents=[shared]
+    )
+    checking.add_argument(
+        "--samples",
+        type=int,
+        default=5000,
+        help="samples to read and decode, evenly spread; 0 takes all (default: 5000)",
+    )
+    checking.set_defaults(run=_check)
+
+    selecting = commands.add_parser(
+        "select", help="write LAION's rows that pass the filters, for img2dataset", parents=[shared]
+    )
+    selecting.add_argument("--out", type=Path, required=True, help="parquet file to write")
+    selecting.set_defaults(run=_select)
+    return parser
+
+
+def _build(config: TrainConfig, arguments: argparse.Namespace) -> str:
+    if arguments.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {arguments.workers}")
+    if not arguments.ray:
+        return build(config.data, _bar("making shards"), in_processes(arguments.workers))
+    from cluster.ray_cluster import prepare_environment, ray_cluster
+
+    prepare_environment()
+    with ray_cluster(cpus=arguments.workers, gpus=0):
+        return build(config.data, _bar("making shards"), on_ray)
+
+
+def _check(config: TrainConfig, arguments: argparse.Namespace) -> str:
+    return check(config, arguments.samples, _bar("reading samples"))
+
+
+def _select(config: TrainConfig, arguments: argparse.Namespace) -> str:
+    laion = config.data.laion
+    if laion is None:
+        raise ValueError("train.data.laion is not set: there is nothing to select from")
+    return select_rows(laion, arguments.out, _bar("reading metadata"))
+
+
+def _bar(what: str) -> Callable[[Iterable[Item], int], Iterable[Item]]:
+    def show(items: Iterable[Item], total: int) -> Iterable[Item]:
+        from rich.progress import track
+
+        return track(items, what, total, transient=True)
+
+    return show
 
 
 if __name__ == "__main__":

@@ -1,43 +1,116 @@
 """Making the shards that a recipe trains on, unless they are there."""
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from cluster.config import to_dict
+from cluster.config import absolute_paths, to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
-from trainer.data.config import DataConfig, WordsConfig
-from trainer.data.shards import write_shards
-from trainer.data.words import Sample, draw_sample, missing_fonts
+from trainer.data.config import SOURCES, DataConfig
+from trainer.data.jobs import Outcome, Runner, in_turn
+from trainer.data.shards import describe_left_out, publish_shards, staging_for
+from trainer.data.sources import READERS
+from trainer.data.tars import Job, Part
 
-Progress = Callable[[Iterable[int], int], Iterable[int]]
-"""Wraps the numbers of the samples while they are drawn, to show how far it is."""
+Progress = Callable[[Iterable[Outcome], int], Iterable[Outcome]]
+"""Wraps the shards while they are made, to show how far it is of so many."""
+MAX_NAMED = 5
+# Of these a digest would read the whole of the data; their size has to do.
+LARGE = (".tar", ".parquet")
+COPIED = ("imagefolder", "mario", "prompts")
 
 
-def build(config: DataConfig, progress: Progress = lambda numbers, _: numbers) -> str:
+def build(
+    config: DataConfig, progress: Progress = lambda parts, _: parts, run: Runner = in_turn
+) -> str:
     """Have `config.path` hold the samples that `config` describes; says what was done.
 
     Runs again at no cost; refuses a folder that holds other samples.
     """
-    if config.words is None:
+    groups = {name: getattr(config, name) for name in SOURCES if getattr(config, name)}
+    if not groups:
         return f"{_samples_there(config)} samples are in {config.path}"
-    source = {"words": to_dict(config.words)}
+    source = {name: to_dict(absolute_paths(group)) for name, group in groups.items()}
     try:
         there = read_manifest(config.path)
     except BrokenFolder:
         there = None
     if there is not None:
-        _refuse_other_samples(config, there["source"], source)
+        _refuse_other_samples(config, groups, source, there)
         return f"{there['samples']} samples are already in {config.path}"
-    lacking = missing_fonts(config.words.faces)
-    if lacking:
-        raise ValueError(f"the lettering is not installed: pip install {' '.join(lacking)}")
-    write_shards(_draw(config.words, progress), config.path, source)
-    return f"drew {config.words.samples} samples into {config.path}"
+    facts = _make(config, groups, source, progress, run)
+    return _describe(facts, config.path)
 
 
-def _draw(words: WordsConfig, progress: Progress) -> Iterator[Sample]:
-    for number in progress(range(words.samples), words.samples):
-        yield draw_sample(words, number)
+def _make(
+    config: DataConfig,
+    groups: Mapping[str, Any],
+    source: Mapping[str, Any],
+    progress: Progress,
+    run: Runner,
+) -> dict[str, Any]:
+    inputs = {name: _inputs(name, group) for name, group in groups.items()}
+    with staging_for(config.path) as staging:
+        scratch = staging / "scratch"
+        scratch.mkdir()
+        jobs = list(_plan(groups, scratch))
+        outcomes = progress(run([job for _, job in jobs], staging), len(jobs))
+        parts = _whole(zip((number for number, _ in jobs), outcomes, strict=True))
+        shutil.rmtree(scratch)
+        return publish_shards(staging, config.path, parts, source, inputs)
+
+
+def _whole(outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[int, Part]]:
+    """The parts, once all are made; ValueError names the shards that cannot be used."""
+    parts: list[tuple[int, Part]] = []
+    unusable: list[str] = []
+    for number, outcome in outcomes:
+        if isinstance(outcome, str):
+            unusable.append(outcome)
+        else:
+            parts.append((number, outcome))
+    if unusable:
+        raise ValueError(_first_of(unusable))
+    return parts
+
+
+def _first_of(facts: Sequence[str]) -> str:
+    more = [f"and {len(facts) - MAX_NAMED} more"] if len(facts) > MAX_NAMED else []
+    return "; ".join([*facts[:MAX_NAMED], *more])
+
+
+def _plan(groups: Mapping[str, Any], scratch: Path) -> Iterator[tuple[int, Job]]:
+    for number, (name, group) in enumerate(groups.items()):
+        for job in READERS[name].plan(group, scratch):
+            yield number, job
+
+
+def _inputs(name: str, group: Any) -> dict[str, Any]:
+    """The files that decide what a source holds: size, or SHA-256 where they are small."""
+    return {str(path): _facts(path) for path in map(Path.absolute, READERS[name].inputs(group))}
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix in LARGE:
+            return {"bytes": path.stat().st_size}
+        with path.open("rb") as file:
+            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+
+
+def _describe(facts: Mapping[str, Any], path: Path) -> str:
+    names = [source["name"] for source in facts["sources"]]
+    lines = [f"{'drew' if names == ['words'] else 'built'} {facts['samples']} samples into {path}"]
+    for source in facts["sources"]:
+        if names != ["words"]:
+            lines.append(f"{source['name']}: {source['samples']}")
+        if source["left_out"]:
+            lines[-1] += f"; left out: {describe_left_out(source['left_out'])}"
+    return "\n".join(lines)
 
 
 def _samples_there(config: DataConfig) -> int:
@@ -51,15 +124,44 @@ def _samples_there(config: DataConfig) -> int:
 
 
 def _refuse_other_samples(
-    config: DataConfig, there: dict[str, Any], wanted: dict[str, Any]
+    config: DataConfig,
+    groups: Mapping[str, Any],
+    source: Mapping[str, Any],
+    there: Mapping[str, Any],
 ) -> None:
-    if there == wanted:
-        return
-    old, new = there.get("words", {}), wanted["words"]
-    differ = [
-        f"{key} {old.get(key)!r}, not {new[key]!r}" for key in new if old.get(key) != new[key]
-    ]
-    raise ValueError(
-        f"{config.path} holds other samples ({'; '.join(differ) or 'another source'}): set "
-        "train.data.path to a new folder, or remove this one"
+    differ = _differences(there["source"], source)
+    if not differ:
+        # What was copied can do without its source.
+        known = {n: group for n, group in groups.items() if n not in COPIED or group.path.exists()}
+        for name, group in known.items():
+            differ += _changes(there.get("inputs", {}).get(name, {}), _inputs(name, group))
+    if differ:
+        raise ValueError(
+            f"{config.path} holds other samples ({_first_of(differ)}): set "
+            "train.data.path to a new folder, or remove this one"
+        )
+
+
+def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    gone = [f"also {name}" for name in there if name not in wanted]
+    new = [f"no {name}" for name in wanted if name not in there]
+    return (
+        gone
+        + new
+        + [
+            f"{key} {there[name].get(key)!r}, not {group[key]!r}"
+            for name, group in wanted.items()
+            for key in group
+            if name in there and there[name].get(key) != group[key]
+        ]
     )
+
+
+def _changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The files that were added, lost or changed since the folder was built."""
+    names = sorted({*there, *now})
+    return [
+        f"{name} {'is new' if name not in there else 'is gone' if name not in now else 'changed'}"
+        for name in names
+        if there.get(name) != now.get(name)
+    ]

@@ -1,19 +1,30 @@
 """Batches for one rank, in the order that the seed fixed, whatever is broken in the shards."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data.order import sample_at
+from trainer.data.buckets import LEFT_OUT, assign_buckets, bucket_sizes
+from trainer.data.config import DataConfig
+from trainer.data.framing import Frame, Size, choose_frame, frame_chance
+from trainer.data.order import Order
+from trainer.data.pixels import framed_image, framed_mask, spare_detail
 from trainer.data.shards import ShardFolder
 
 # So many broken samples in a row are no accident but a broken folder.
 MAX_BROKEN_IN_A_ROW = 100
+
+# What Pillow raises on bad files.
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Item(NamedTuple):
@@ -21,6 +32,8 @@ class Item(NamedTuple):
 
     position: int
     image: Tensor  # uint8, 3 height width
+    mask: Tensor | None  # float, 1 height width
+    frame: Frame
     caption: str
     broken: tuple[str, ...]
 
@@ -33,6 +46,12 @@ class Batch:
     """Places in the run's stream of samples: the seeds of their noise."""
     images: Tensor
     """uint8 RGB, batch 3 height width."""
+    masks: Tensor | None
+    """float, batch 1 height width: 1 where there is text; zeros for a sample that has no mask. None
+    if they were not asked for."""
+    sizes: Tensor
+    """int64, batch 6, in SDXL's order: the picture's height and width, how much was cropped at the
+    top and left, the frame's height and width."""
     captions: list[str]
     broken: list[str]
     """Names of samples that could not be read and were passed over for the next one."""
@@ -41,47 +60,144 @@ class Batch:
 class Stream(Dataset[Item]):
     """The endless stream of a folder's samples, by position.
 
-    A sample that cannot be read is passed over for the next one in the order, and named.
+    A sample that cannot be read is passed over for the next one of its bucket, and named.
     """
 
-    def __init__(self, shards: ShardFolder, seed: int) -> None:
+    def __init__(
+        self,
+        shards: ShardFolder,
+        config: DataConfig,
+        *,
+        seed: int,
+        global_batch: int,
+        masks: bool,
+        held_out: NDArray[np.int64] | None = None,
+    ) -> None:
         self.shards = shards
+        self.config = config
         self.seed = seed
+        self.masks = masks
+        self.sizes = shards.sizes
+        self.frames = bucket_sizes(config)
+        buckets = assign_buckets(self.sizes, config)
+        if held_out is not None:
+            buckets[held_out] = LEFT_OUT
+        self.order = Order(buckets, seed=seed, global_batch=global_batch)
 
     def __getitem__(self, position: int) -> Item:
+        place = self.order.place(position)
         broken: list[str] = []
         while len(broken) < MAX_BROKEN_IN_A_ROW:
-            number = sample_at(position + len(broken), seed=self.seed, samples=len(self.shards))
+            number = self.order.sample(place._replace(turn=place.turn + len(broken)))
             try:
-                image, caption = self.shards.image(number), self.shards.caption(number)
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on bad files
+                item = self.read(number, place.bucket, position)
+            except BROKEN as error:
                 broken.append(f"{self.shards.key(number)} ({error})")
             else:
-                pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-                return Item(position, pixels, caption, tuple(broken))
+                return item._replace(broken=tuple(broken))
         raise ValueError(f"{len(broken)} samples in a row cannot be read, the last is {broken[-1]}")
+
+    def read(self, number: int, bucket: int, position: int) -> Item:
+        """Sample `number` as it is trained on at `position`; one of BROKEN if it cannot be read."""
+        frame = self._frame(number, bucket, position)
+        picture = self.shards.image(number, spare_detail(frame))
+        mask = self._mask(number, frame) if self.masks else None
+        caption = self.shards.caption(number)
+        return Item(position, framed_image(picture, frame), mask, frame, caption, ())
+
+    def _frame(self, number: int, bucket: int, position: int) -> Frame:
+        source = Size(*map(int, self.sizes[number]))
+        return choose_frame(
+            source,
+            self.frames[bucket] if self.frames else source,
+            crop=self.config.crop,
+            flip=self.config.flip,
+            chance=frame_chance(self.seed, position),
+        )
+
+    def _mask(self, number: int, frame: Frame) -> Tensor:
+        mask = self.shards.mask(number)
+        if mask is None:
+            return torch.zeros(1, frame.size.height, frame.size.width)
+        return framed_mask(mask, frame)
 
 
 def open_batches(
-    shards: ShardFolder, positions: Iterator[list[int]], *, seed: int, workers: int
+    shards: ShardFolder,
+    config: DataConfig,
+    positions: Iterator[list[int]],
+    *,
+    seed: int,
+    global_batch: int,
+    masks: bool = False,
+    held_out: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
-    """The batches at the given positions, read ahead by `workers` processes."""
+    """The batches at the given positions, framed as `config` says, read ahead by its workers.
+
+    The samples numbered in `held_out` are in none of them.
+
+    The positions of one batch are of one step: `global_batch` positions from a multiple of it on.
+    """
     loader = DataLoader(
-        Stream(shards, seed),
+        Stream(
+            shards,
+            config,
+            seed=seed,
+            global_batch=global_batch,
+            masks=masks,
+            held_out=held_out,
+        ),
         batch_sampler=positions,
-        num_workers=workers,
+        num_workers=config.workers,
         collate_fn=_collate,
     )
     return iter(loader)
 
 
+def fixed_batches(
+    shards: ShardFolder, config: DataConfig, numbers: NDArray[np.int64], batch: int
+) -> list[Batch]:
+    """These samples in batches of at most `batch`, each of one bucket, cropped at the centre.
+
+    Their numbers are their positions. One that cannot be read is left out.
+    """
+    plain = replace(config, crop="center", flip=0.0)
+    stream = Stream(shards, plain, seed=0, global_batch=1, masks=False)
+    items: dict[int, list[Item]] = defaultdict(list)
+    for number in map(int, numbers):
+        bucket = int(stream.order.buckets[number])
+        if bucket != LEFT_OUT:
+            with suppress(*BROKEN):
+                items[bucket].append(stream.read(number, bucket, number))
+    return [
+        _collate(group[first : first + batch])
+        for group in items.values()
+        for first in range(0, len(group), batch)
+    ]
+
+
+def held_out_numbers(samples: int, count: int) -> NDArray[np.int64]:
+    """Which samples of a folder are kept from training to validate on: always the same.
+
+    Chosen by lot, since a folder's own order may be that of its sources. ValueError if hardly any
+    would be left to train on.
+    """
+    if count > samples // 2:
+        raise ValueError(
+            f"train.validation.samples {count} is more than half of the {samples} samples there: "
+            "take fewer, or name another folder in train.validation.path"
+        )
+    chosen = np.random.default_rng([0x76616C]).permutation(samples)[:count]
+    return np.sort(chosen)
+
+
 def _collate(items: Sequence[Item]) -> Batch:
-    sizes = {tuple(item.image.shape[1:]) for item in items}
-    if len(sizes) > 1:
-        raise ValueError(f"the samples differ in size (height, width): {sorted(sizes)}")
+    masks = [item.mask for item in items if item.mask is not None]
     return Batch(
         positions=[item.position for item in items],
         images=torch.stack([item.image for item in items]),
+        masks=torch.stack(masks) if masks else None,
+        sizes=torch.tensor([item.frame.conditioning for item in items]),
         captions=[item.caption for item in items],
         broken=[name for item in items for name in item.broken],
     )

@@ -23,7 +23,7 @@ from cluster.config import build, read_yaml
 from cluster.program import run_program
 from cluster.run_folder import RunFolder, published_steps
 from trainer.config import OptimConfig, TrainConfig
-from trainer.data.config import WordsConfig
+from trainer.data.config import DataConfig, WordsConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
@@ -154,7 +154,8 @@ def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Bat
 
 def _batches(shards: ShardFolder, steps: int, batch: int) -> Iterator[Batch]:
     positions = rank_positions(0, steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1)
-    return open_batches(shards, positions, seed=0, workers=0)
+    data = DataConfig(path=shards.folder)
+    return open_batches(shards, data, positions, seed=0, global_batch=batch)
 
 
 def _unseen(shards: ShardFolder) -> Pairs:

@@ -16,7 +16,8 @@ from trainer.models.family import Family
 from trainer.models.kohya import KOHYA_FILE, save_kohya
 from trainer.models.ldm import ldm_weights
 from trainer.models.lora import save_lora
-from trainer.models.source import VELOCITY_MARK
+from trainer.models.samplers import FLOW, new_sampler
+from trainer.models.source import MARKS
 
 SINGLE_FILE = "model.safetensors"
 MAX_SHARD_SIZE = "10GB"  # all UNets fit one file; larger networks get several and an index
@@ -80,15 +81,22 @@ def _save_whole(
         name: _network(family.networks[name], weights, dtype)
         for name, weights in by_network.items()
     }
+    # In fp32 first: for another dtype the libraries change torch's default while they load, for all
+    # threads, and training goes on in another.
     pipeline = family.source.open(
-        family.pipeline_classes[0], dtype=dtype, **family.pipeline_settings, **trained
+        family.pipeline_classes[0], dtype=torch.float32, **family.pipeline_settings, **trained
     )
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.to(dtype)
+    if prediction == FLOW:
+        pipeline.scheduler = new_sampler(pipeline.scheduler.config, FLOW)
     pipeline.scheduler.register_to_config(prediction_type=prediction)
     pipeline.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
     forget_where_it_lay(folder)
     single = ldm_weights(pipeline.components, family.web_ui_names.single_file)
-    if prediction == "v_prediction":
-        single[VELOCITY_MARK] = torch.tensor([])
+    if prediction in MARKS:
+        single[MARKS[prediction]] = torch.tensor([])
     save_file({name: weight.contiguous() for name, weight in single.items()}, folder / SINGLE_FILE)
 
 

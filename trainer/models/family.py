@@ -71,8 +71,9 @@ class Family(ABC):
     def load(cls, source: Source, *, dtype_of: Callable[[str], torch.dtype]) -> Self:
         """Load the networks; `dtype_of` tells each one's dtype by its name."""
         # A single file is opened in fp32: rounded once, from whatever it holds.
-        dtypes = None if source.is_file else {name: dtype_of(name) for name in source.index}
-        pipeline = source.open(cls.pipeline_classes[0], dtype=dtypes, **cls.pipeline_settings)
+        by_name = {name: dtype_of(name) for name in source.index}
+        dtype = torch.float32 if source.is_file else by_name
+        pipeline = source.open(cls.pipeline_classes[0], dtype=dtype, **cls.pipeline_settings)
         parts = dict(pipeline.components)
         for name, part in parts.items():
             if isinstance(part, nn.Module):

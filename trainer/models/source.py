@@ -34,8 +34,8 @@ PARTS = {
     "text encoder": ("cond_stage_model.", "conditioner."),
 }
 """What the names of a whole model's tensors begin with."""
-VELOCITY_MARK = "v_pred"
-"""A tensor of this name, empty, says in a single file that the model predicts the velocity."""
+MARKS = {"v_prediction": "v_pred", "flow_prediction": "flow_pred"}
+"""The name of an empty tensor that says in a single file what the model predicts, if not noise."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Source:
         self,
         cls: type[DiffusionPipeline],
         *,
-        dtype: torch.dtype | dict[str, torch.dtype] | None,
+        dtype: torch.dtype | dict[str, torch.dtype],
         **parts: Any,
     ) -> Any:
         """The whole pipeline on the CPU, `parts` in the place of its own; nothing is downloaded.
 
-        `dtype` may be told by name for a folder only; None is fp32. ValueError names a file that is
+        `dtype` may be told by name for a folder only. ValueError names a file that is
         not to be trusted or not whole, or what is missing.
         """
         if not self.is_file:
@@ -138,7 +138,7 @@ def _find_config(path: Path, model_config: str | None) -> Path:
     if model_config is not None:
         return _find_folder(model_config)
     kind = infer_diffusers_model_type(tensors)
-    if kind not in CONFIGS or VELOCITY_MARK in tensors:
+    if kind not in CONFIGS or not tensors.keys().isdisjoint(MARKS.values()):
         raise ValueError(
             f"model {path} does not say what noise schedule it was trained on: set model_config to "
             f"a diffusers folder of its kind, whose configs and tokenizers alone are read"

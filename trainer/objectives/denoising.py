@@ -1,100 +1,139 @@
-"""The diffusion objective: predict the noise, or the velocity, in a noised latent."""
+"""The diffusion objective: predict the noise, the velocity or the flow in a noised latent."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import TrainConfig
+from trainer.config import ObjectiveConfig, TrainConfig
 from trainer.data.loader import Batch
 from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.objectives.noising import (
+    Schedule,
+    min_snr_weight,
+    offset_noise,
+    schedule_of,
+)
 from trainer.objectives.randomness import Draws, draw
 
 
 class Denoising:
-    """Mean squared error between what the network predicts and what was mixed in."""
+    """Squared error between what the network predicts and what it should, weighted and masked."""
 
     def __init__(self, family: Family, config: TrainConfig) -> None:
         self.family = family
         self.seed = config.seed
-        self.caption_dropout = config.objective.caption_dropout
-        self.prediction: str = config.objective.prediction
-        if self.prediction == "as_model":
-            self.prediction = family.scheduler.config.prediction_type
-        elif config.unet != "full" and self.prediction != family.scheduler.config.prediction_type:
-            raise ValueError(
-                f"train.objective.prediction {self.prediction} needs every weight of a model made "
-                f"for {family.scheduler.config.prediction_type}: leave it as_model, or unet full"
-            )
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(
-                f"the model predicts {self.prediction!r}: only epsilon and v_prediction are trained"
-            )
-        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.captions_in_engine = config.text_encoder != "frozen"
-        self.alphas_cumprod = family.scheduler.alphas_cumprod.to(family.device)
+        self.config: ObjectiveConfig = config.objective
+        self.prediction = _prediction(family, config)
+        self.schedule: Schedule = schedule_of(family.scheduler, self.prediction, family.device)
+        self.num_timesteps = self.schedule.num_timesteps
+        self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._captions_in_engine = config.text_encoder != "frozen"
+        self._channels_last = config.speed.channels_last
 
     def __call__(self, trained: Any, batch: Batch) -> Tensor:
         """The loss of one forward pass of `trained` (an engine, or the plain networks)."""
-        family, scale = self.family, self.family.latent_scale
+        draws = draw(
+            batch.positions,
+            seed=self.seed,
+            latent_shape=self.latent_shape(batch),
+            num_timesteps=self.num_timesteps,
+            caption_dropout=self.config.caption_dropout,
+        )
+        latents = self.latents(batch, draws.posterior)
+        noise = offset_noise(draws.noise, draws.offset, self.config.noise_offset).to(latents)
+        captions = self.captions(_dropped(batch, draws))
+        errors = self.errors(trained, latents, noise, draws.timesteps, captions, batch)
+        return self.weigh(errors, draws.timesteps, batch)
+
+    def errors(
+        self,
+        trained: Any,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        captions: TokenIds | Conditioning,
+        batch: Batch,
+    ) -> Tensor:
+        """The squared error of each element (batch channels h w), in fp32 whatever the network."""
+        noise, timesteps = noise.to(latents), timesteps.to(latents.device)
+        # Mixed in fp32: bf16 would round the first alphas to 1, and their noise away.
+        noised = self.schedule.add_noise(latents, noise, timesteps).to(self._dtype)
+        if self._channels_last:
+            noised = noised.contiguous(memory_format=torch.channels_last)
+        told, sizes = self.schedule.told[timesteps], batch.sizes.to(latents.device)
+        predicted = trained(noised, told, captions, sizes)
+        wanted = self.schedule.target(self.prediction, latents, noise, timesteps)
+        squared: Tensor = (predicted.float() - wanted).square()
+        return squared
+
+    def weigh(self, errors: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        """The mean of the errors under the mask, each sample by its weight."""
+        if batch.masks is not None:
+            errors = errors * _mask_weights(batch.masks.to(errors), errors, self.config)
+        losses = errors.mean(dim=(1, 2, 3))
+        if self.config.min_snr_gamma:
+            snr = self.schedule.snr(timesteps.to(errors.device))
+            losses = losses * min_snr_weight(snr, self.config.min_snr_gamma, self.prediction)
+        return losses.mean()
+
+    def latent_shape(self, batch: Batch) -> tuple[int, int, int]:
+        """Channels, height and width of a batch's latents; ValueError if the model takes none."""
+        scale = self.family.latent_scale
         height, width = batch.images.shape[2:]
         if height % scale or width % scale:
             raise ValueError(
                 f"the samples are {width} x {height} pixels: this model takes multiples of {scale}"
             )
-        draws = draw(
-            batch.positions,
-            seed=self.seed,
-            latent_shape=(family.vae.config.latent_channels, height // scale, width // scale),
-            num_timesteps=len(self.alphas_cumprod),
-            caption_dropout=self.caption_dropout,
-        )
-        # In fp32: bf16 would round the first alphas to 1, and their noise away.
-        latents = family.encode_images(batch.images, draws.posterior).float()
-        captions = self._captions(batch, draws)
-        noise = draws.noise.to(latents)
-        timesteps = draws.timesteps.to(latents.device)
-        alphas = self.alphas_cumprod[timesteps]
-        noised = add_noise(latents, noise, alphas).to(self.dtype)
-        predicted = trained(noised, timesteps, captions, whole_pictures(batch).to(latents.device))
-        return mean_squared_error(predicted, target(self.prediction, latents, noise, alphas))
+        return self.family.vae.config.latent_channels, height // scale, width // scale
 
-    def _captions(self, batch: Batch, draws: Draws) -> TokenIds | Conditioning:
-        captions = [
-            "" if drop else caption
-            for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
-        ]
+    def latents(self, batch: Batch, posterior: Tensor) -> Tensor:
+        """The scaled latents of a batch's pictures, fp32."""
+        return self.family.encode_images(batch.images, posterior).float()
+
+    def captions(self, captions: Sequence[str]) -> TokenIds | Conditioning:
+        """Captions as `Trained` takes them: tokens where their encoders learn, else embeddings."""
         ids = self.family.tokenize(captions)
-        if self.captions_in_engine:
+        if self._captions_in_engine:
             return ids
         with torch.no_grad():
             return self.family.encode_tokens(ids)
 
 
-def whole_pictures(batch: Batch) -> Tensor:
-    """The framing (batch 6, as `Family.denoise` takes it) of pictures that nothing was cut from."""
-    height, width = batch.images.shape[2:]
-    return torch.tensor([[height, width, 0, 0, height, width]] * len(batch.positions))
+def _prediction(family: Family, config: TrainConfig) -> str:
+    made_for = str(family.scheduler.config.prediction_type)
+    wanted: str = config.objective.prediction
+    if wanted == "as_model":
+        wanted = made_for
+    elif config.unet != "full" and wanted != made_for:
+        raise ValueError(
+            f"train.objective.prediction {wanted} needs every weight of a model made for "
+            f"{made_for}: leave it as_model, or set train.unet to full"
+        )
+    if wanted not in ("epsilon", "v_prediction", "flow_prediction"):
+        raise ValueError(
+            f"the model predicts {wanted!r}: only epsilon, v_prediction and flow_prediction are "
+            "trained"
+        )
+    return wanted
 
 
-def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(a) x_0 + sqrt(1 - a) e, with one a per sample (Ho et al. 2020)."""
-    a = alphas_cumprod.view(-1, 1, 1, 1)
-    return a.sqrt() * latents + (1 - a).sqrt() * noise
+def _dropped(batch: Batch, draws: Draws) -> list[str]:
+    return [
+        "" if drop else caption
+        for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
+    ]
 
 
-def target(prediction: str, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """What the network should answer.
+def _mask_weights(masks: Tensor, errors: Tensor, config: ObjectiveConfig) -> Tensor:
+    """The weight of each latent (batch 1 h w) from masks of pixels (batch 1 height width).
 
-    epsilon: the noise e. v_prediction: sqrt(a) e - sqrt(1 - a) x_0 (Salimans & Ho 2022).
+    1 outside the mask and `mask_weight` inside, by the share of a latent's pixels that it covers,
+    scaled to a mean of 1 over each picture: the mask moves attention, not the learning rate.
     """
-    if prediction == "epsilon":
-        return noise
-    assert prediction == "v_prediction", prediction
-    a = alphas_cumprod.view(-1, 1, 1, 1)
-    return a.sqrt() * noise - (1 - a).sqrt() * latents
-
-
-def mean_squared_error(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """The mean over all elements, in fp32 whatever the dtype of the network."""
-    return (predicted.float() - wanted.float()).square().mean()
+    height, width = errors.shape[2:]
+    share = F.adaptive_avg_pool2d(masks, (height, width))
+    weights = 1 + (config.mask_weight - 1) * share
+    return weights / weights.mean(dim=(1, 2, 3), keepdim=True)

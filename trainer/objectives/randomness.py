@@ -24,6 +24,8 @@ class Draws:
     """int64, batch: 0 to num_timesteps - 1."""
     drop_caption: list[bool]
     """Whether the sample is trained on without its caption."""
+    offset: Tensor
+    """Standard normal, batch channels: a shift of each channel's noise."""
 
 
 def draw(
@@ -38,6 +40,7 @@ def draw(
     noise = torch.empty(len(positions), *latent_shape)
     posterior = torch.empty_like(noise)
     timesteps = torch.empty(len(positions), dtype=torch.int64)
+    offset = torch.empty(len(positions), latent_shape[0])
     drop_caption = []
     for row, position in enumerate(positions):
         generator = torch.Generator().manual_seed(seed_of(seed, position))
@@ -45,7 +48,14 @@ def draw(
         posterior[row] = torch.randn(latent_shape, generator=generator)
         timesteps[row] = torch.randint(num_timesteps, (), generator=generator)
         drop_caption.append(torch.rand((), generator=generator).item() < caption_dropout)
-    return Draws(noise=noise, posterior=posterior, timesteps=timesteps, drop_caption=drop_caption)
+        offset[row] = torch.randn(latent_shape[0], generator=generator)
+    return Draws(
+        noise=noise,
+        posterior=posterior,
+        timesteps=timesteps,
+        drop_caption=drop_caption,
+        offset=offset,
+    )
 
 
 def seed_of(*parts: int | str) -> int:

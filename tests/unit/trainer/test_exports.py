@@ -119,6 +119,22 @@ def test_a_whole_export_is_in_sixteen_bits_and_keeps_its_schedule(
     assert facts["web_ui_hashes"] == {"model.safetensors": digest[:10]}
 
 
+def test_an_export_leaves_alone_what_training_beside_it_shares(
+    model_of: ModelOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "set_default_dtype", dtypes.append)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail(f"seeded with {seed}"))
+    family = load_tiny(model_of("sd1"))
+    config = train_config(model_of("sd1"), unet="lora", text_encoder="full")
+    weights = dict(Trained(family, config).named_parameters())
+    chance = torch.get_rng_state()
+    half, prediction = torch.float16, "epsilon"
+    save_export(tmp_path, family, config, trainable(weights), prediction=prediction, dtype=half)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert set(dtypes) == {torch.float32}
+
+
 def test_adapters_of_a_single_file_name_it_and_its_configs(
     model_of: ModelOf, tmp_path: Path
 ) -> None:
@@ -162,14 +178,17 @@ def export(
     config = train_config(model, **how)
     trained = Trained(family, config).eval()
     torch.manual_seed(1)
-    weights = {}
-    for name, weight in trained.named_parameters():
-        if weight.requires_grad:
-            weight.data += (0.2 if "lora_" in name else 0.02) * torch.randn_like(weight)
-            weights[name] = weight.detach().clone()
+    weights = trainable(dict(trained.named_parameters()))
+    for name, weight in weights.items():
+        weight += (0.2 if "lora_" in name else 0.02) * torch.randn_like(weight)
     prediction = prediction or family.scheduler.config.prediction_type
     facts = save_export(folder, family, config, weights, prediction=prediction, dtype=dtype)
     return family, facts
+
+
+def trainable(weights: dict[str, Any]) -> dict[str, Tensor]:
+    """What of a module's weights is trained, as a trainer gathers it."""
+    return {name: weight.detach() for name, weight in weights.items() if weight.requires_grad}
 
 
 def load_single(file: Path, config: Path) -> Family:

@@ -13,7 +13,7 @@ from cluster.config import to_dict
 from cluster.run_folder import verify
 from trainer.data.build import build
 from trainer.data.config import DataConfig, WordsConfig
-from trainer.data.shards import ShardFolder, index_shards
+from trainer.data.shards import ShardFolder, write_shards
 from trainer.data.words import draw_sample
 
 WORDS = WordsConfig(samples=64)
@@ -88,9 +88,9 @@ def test_shards_without_pictures_are_refused(shards: Path, tmp_path: Path) -> No
         ShardFolder(folder)
 
 
-def test_an_empty_folder_cannot_be_indexed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no sample"):
-        index_shards(tmp_path)
+def test_a_source_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no sample is fit to train on: the source is empty"):
+        write_shards([], tmp_path / "words", {"words": {}})
 
 
 def test_the_manifest_says_what_the_samples_were_made_of(tmp_path: Path) -> None:

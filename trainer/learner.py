@@ -1,0 +1,99 @@
+"""What learns: the engine, its master weights and their running average, at one step of the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.checkpoint import Checkpoint
+from trainer.config import SpeedConfig, TrainConfig
+from trainer.distributed import World
+from trainer.ema import EMA, Ema
+from trainer.engine import start_engine
+from trainer.masters import MASTER, Fragment, Masters
+from trainer.models.family import Family
+from trainer.models.trained import Trained
+
+
+@dataclass
+class Learner:
+    """All that a checkpoint saves and an optimizer step changes."""
+
+    engine: Any
+    masters: Masters
+    ema: Ema | None
+    step: int
+    """Optimizer steps done."""
+
+
+def start_learner(
+    family: Family, config: TrainConfig, world: World, checkpoint: Checkpoint | None
+) -> Learner:
+    """The networks that `config` trains under DeepSpeed, as `checkpoint` left them if there is one.
+
+    The checkpoint may have been written at another stage and by any number of ranks. ValueError if
+    it holds other weights than the recipe trains.
+    """
+    trained = Trained(family, config)
+    make_fast(family, config.speed)
+    if checkpoint:
+        _check_same_weights(trained, checkpoint)
+        trained.load_state_dict(checkpoint.weights(MASTER), strict=False)
+    originals = _originals(trained) if config.precision == "bf16" and not checkpoint else None
+
+    engine = start_engine(trained, config, world.ranks)
+    masters = Masters(engine, world.rank, world.ranks)
+    if checkpoint:
+        masters.load(checkpoint.read)
+        if checkpoint.step:
+            masters.load_moments(checkpoint.read, checkpoint.step)
+    elif originals:
+        # DeepSpeed makes the masters from weights that it has rounded to bf16 already.
+        masters.load(lambda _, fragment: _part(originals, fragment))
+    ema = Ema(masters, config.ema) if config.ema else None
+    if ema and checkpoint and EMA in checkpoint.kinds:
+        ema.load(checkpoint.read)
+    return Learner(engine, masters, ema, checkpoint.step if checkpoint else 0)
+
+
+def make_fast(family: Family, config: SpeedConfig) -> None:
+    """Apply what a recipe says of speed and memory to the networks, before the engine is made."""
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    if config.gradient_checkpointing:
+        family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+        for encoder in family.text_encoders.values():
+            encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+    if config.compile:
+        # In place and block by block: no other names in checkpoints, one compilation per kind.
+        family.denoiser.compile_repeated_blocks()  # type: ignore[operator]
+
+
+def _originals(trained: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: weight.detach().to("cpu", torch.float32, copy=True)
+        for name, weight in trained.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def _part(weights: Mapping[str, Tensor], fragment: Fragment) -> Tensor:
+    return weights[fragment.weight].view(-1)[fragment.offset : fragment.offset + fragment.numel]
+
+
+def _check_same_weights(trained: nn.Module, checkpoint: Checkpoint) -> None:
+    wanted = {n: tuple(w.shape) for n, w in trained.named_parameters() if w.requires_grad}
+    if wanted == checkpoint.shapes:
+        return
+    differ = sorted(
+        name
+        for name in wanted.keys() | checkpoint.shapes.keys()
+        if wanted.get(name) != checkpoint.shapes.get(name)
+    )
+    raise ValueError(
+        f"{checkpoint.folder} holds other weights than this recipe trains, such as {differ[0]} "
+        f"({len(differ)} of {len(wanted)} differ): resume with the recipe that wrote it, or take "
+        "another name"
+    )
