@@ -146,8 +146,8 @@ class Publisher:
         if checkpoint:
             self._export(checkpoint.folder, checkpoint.step, previews)
             return
-        base = str(self._family.folder.resolve())
-        facts = {"kind": "base", "base": base, "prediction": self._prediction}
+        base = self._family.source.facts
+        facts = {"kind": "base", **base, "prediction": self._prediction}
         self._make_export(0, previews, lambda _: facts)
 
     def _export(self, checkpoint: Path, step: int, previews: Previews) -> None:
