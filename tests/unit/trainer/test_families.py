@@ -1,5 +1,6 @@
 """Each family against diffusers' own pipeline, from a folder and from a single file."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from safetensors.torch import save_file
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.conftest import load_tiny, train_config
@@ -17,6 +19,7 @@ from trainer.config import LoraConfig
 from trainer.models.family import Family
 from trainer.models.ldm import ldm_weights, unet_name
 from trainer.models.pipeline import load_family, load_pipeline
+from trainer.models.source import Source, find_model
 from trainer.models.trained import Trained
 
 ModelOf = Callable[[str], Path]
@@ -163,6 +166,31 @@ def test_a_single_file_without_its_configs_says_where_to_put_them(
         load_single(tmp_path / "v.safetensors", None)
     with pytest.raises(ValueError, match=r"model_config .* is for a single file of weights"):
         load_single(model_of("sd1"), model_of("sd1"))
+
+
+def test_hub_names_and_the_configs_of_single_files_are_found_in_the_cache(
+    model_of: ModelOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    for folder in ("refs", "snapshots"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.symlink_to(model_of("sd1"))
+    save_file(single_file_of(load_tiny(model_of("sd1"))), tmp_path / "one.safetensors")
+    assert find_model("stable-diffusion-v1-5/stable-diffusion-v1-5") == Source(snapshot, snapshot)
+    file = tmp_path / "one.safetensors"
+    assert find_model(str(file)) == Source(file, snapshot)
+
+
+def test_a_folder_of_pickles_of_weights_alone_is_read(model_of: ModelOf, tmp_path: Path) -> None:
+    shutil.copytree(model_of("sd1"), tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*/*.safetensors"):
+        name = "pytorch_model.bin" if path.stem == "model" else f"{path.stem}.bin"
+        torch.save(load_file(path), path.with_name(name))
+        path.unlink()
+    assert_same_networks(load_tiny(tmp_path), load_tiny(model_of("sd1")))
 
 
 def test_a_single_file_that_is_no_whole_model_is_refused(tmp_path: Path) -> None:
