@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -27,7 +27,7 @@ class Generator:
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.worker = f"{socket.gethostname()}:generator"
-        self._loaded: tuple[str, StableDiffusionPipeline] | None = None
+        self._loaded: tuple[str, DiffusionPipeline] | None = None
 
     def run(self, unit: Generate) -> Result:
         """Make a unit's pictures, one batch, each from noise of its own."""
@@ -40,11 +40,14 @@ class Generator:
         ]
         return Result(pictures=pictures)
 
-    def _pipeline(self, unit: Generate) -> StableDiffusionPipeline:
+    def _pipeline(self, unit: Generate) -> DiffusionPipeline:
         if self._loaded is None or self._loaded[0] != unit.checkpoint:
             self._loaded = None  # two do not fit where one does
             pipeline = load_pipeline(unit.path, device=self.device, dtype=self.dtype)
-            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+            # Latents have no bounds, though DDIM's default is to clip where a model says nothing.
+            pipeline.scheduler = DDIMScheduler.from_config(
+                pipeline.scheduler.config, clip_sample=False
+            )
             self._loaded = (unit.checkpoint, pipeline)
         return self._loaded[1]
 
@@ -67,7 +70,7 @@ class Generator:
 
 
 def make_pictures(
-    pipeline: StableDiffusionPipeline, suite: Suite, pairs: Sequence[tuple[int, int]]
+    pipeline: DiffusionPipeline, suite: Suite, pairs: Sequence[tuple[int, int]]
 ) -> list[Image.Image]:
     """The pictures of these (prompt, sample) pairs, made as one batch."""
     # Drawn on the CPU: the noise is the same on every machine.

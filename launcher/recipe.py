@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cluster.config import absolute_paths, build, read_yaml, set_key
 from evalfarm.config import EvalConfig
@@ -51,8 +52,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         set_key(data, assignment)
     recipe = absolute_paths(build(Recipe, data))
     train, evaluation = recipe.train, recipe.eval
-    if _is_path(train.model):
-        train = replace(train, model=str(Path(train.model).absolute()))
+    models = {"model": train.model, "model_config": train.model_config}
+    train = replace(train, **{key: _absolute(name) for key, name in models.items()})
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
         evaluation = replace(evaluation, suites=tuple(suites))
@@ -66,18 +67,22 @@ def check_ranks(recipe: Recipe) -> None:
 
 def check_files(recipe: Recipe) -> None:
     """ValueError if a model or data that the recipe names is not there; before anything starts."""
-    model = recipe.train.model
-    if not Path(model).is_dir() and not _in_hub_cache(model):
-        raise ValueError(
-            f"train.model {model!r} is neither a folder nor in the Hugging Face cache "
-            f"({_hub_cache()}): give the path of a diffusers folder, or fill the cache"
-        )
+    models = {"model": recipe.train.model, "model_config": recipe.train.model_config}
+    for key, model in models.items():
+        if model is not None and not Path(model).exists() and not _in_hub_cache(model):
+            raise ValueError(
+                f"train.{key} {model!r} is neither a folder nor a file nor in the Hugging Face "
+                f"cache ({_hub_cache()}): give the path of a diffusers folder, or fill the cache"
+            )
     if recipe.train.data.words is None and not recipe.train.data.path.is_dir():
         raise ValueError(f"train.data.path {recipe.train.data.path} does not exist")
 
 
-def _is_path(model: str) -> bool:
-    return Path(model).exists() or model.startswith((".", "/", "~"))
+def _absolute(model: str | None) -> Any:
+    """A path from the root; a hub name as it is."""
+    if model is not None and (Path(model).exists() or model.startswith((".", "/", "~"))):
+        return str(Path(model).absolute())
+    return model
 
 
 def _hub_cache() -> Path:

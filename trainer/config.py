@@ -218,7 +218,10 @@ class TrainConfig:
     """Fine-tune a text-to-image diffusion model."""
 
     model: str
-    """Folder of a diffusers pipeline, or the hub name of one that is in the local cache."""
+    """Folder of a diffusers pipeline, the hub name of one in the local cache, or a single file."""
+    model_config: str | None = None
+    """Where `model` is a single file: a diffusers folder of its kind, for configs and tokenizers;
+    null looks for those of Stable Diffusion 1 and XL in the local cache."""
     data: DataConfig
     steps: int
     """Optimizer steps in the whole run."""

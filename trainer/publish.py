@@ -155,8 +155,8 @@ class Publisher:
             final = bool(checkpoint.manifest["final"])
             self._export(checkpoint.folder, checkpoint.step, final, previews)
             return
-        base = str(self._family.folder.resolve())
-        facts = {"kind": "base", "base": base, "prediction": self._prediction, "final": False}
+        base = self._family.source.facts
+        facts = {"kind": "base", **base, "prediction": self._prediction, "final": False}
         self._make_export(0, previews, lambda _: facts)
 
     def _export(self, checkpoint: Path, step: int, final: bool, previews: Previews) -> None:

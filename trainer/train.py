@@ -49,7 +49,12 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
     with Journal(
         run, attempt, world, steps=config.steps, images_per_step=config.global_batch
     ) as journal:
-        family = load_family(config.model, device=world.device, dtype_of=_dtype_of(config))
+        family = load_family(
+            config.model,
+            device=world.device,
+            dtype_of=_dtype_of(config),
+            model_config=config.model_config,
+        )
         objective = Denoising(family, config)
         publisher = Publisher(run, attempt, config, world, journal, objective)
         checkpoint = _find_checkpoint(publisher, journal)

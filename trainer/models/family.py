@@ -4,15 +4,17 @@ A family is one file that subclasses `Family` and one line in `pipeline.py`'s FA
 else here (objectives, engine, checkpoints, exports, the farm) knows no kind by name.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
+
+from trainer.models.source import Source
 
 
 class Conditioning(NamedTuple):
@@ -29,11 +31,25 @@ TokenIds = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class WebUiNames:
+    """What web UIs (A1111, ComfyUI) call the networks of a family in the files that they load."""
+
+    version: str
+    """The base model, as kohya's files name it."""
+    lora: Mapping[str, str]
+    """What the layers of each network's adapters begin with."""
+    lora_unet_is_ldm: bool
+    """Whether the layers of the UNet's adapters have the names of `ldm.py`, or else diffusers'."""
+    single_file: Mapping[str, str]
+    """What the weights of each network begin with in a single file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family(ABC):
     """The networks of one pipeline, under the names that diffusers gives them."""
 
-    folder: Path
-    """The diffusers folder that they came from."""
+    source: Source
+    """Where they came from."""
     denoiser: nn.Module
     vae: AutoencoderKL
     text_encoders: Mapping[str, nn.Module]
@@ -41,16 +57,37 @@ class Family(ABC):
     tokenizers: Sequence[Any]
     scheduler: DDPMScheduler
     """The noise schedule that the denoiser was trained on."""
+    rest: Mapping[str, Any]
+    """What else the pipeline is made of: parts that are not trained, and its settings."""
 
     pipeline_classes: ClassVar[tuple[type[DiffusionPipeline], ...]]
     """diffusers' pipelines that are of this family; the first makes pictures of a caption."""
+    pipeline_settings: ClassVar[Mapping[str, Any]] = {}
+    """How pipelines are opened, whatever the model says."""
     denoiser_name: ClassVar[str] = "unet"
     """The denoiser's name in the pipeline, and in the names of its weights."""
 
     @classmethod
-    @abstractmethod
-    def load(cls, folder: Path, *, dtype_of: Callable[[str], torch.dtype]) -> Self:
-        """The networks in a diffusers folder; `dtype_of` tells each one's dtype by its name."""
+    def load(cls, source: Source, *, dtype_of: Callable[[str], torch.dtype]) -> Self:
+        """Load the networks; `dtype_of` tells each one's dtype by its name."""
+        # A single file is opened in fp32: rounded once, from whatever it holds.
+        by_name = {name: dtype_of(name) for name in source.index}
+        dtype = torch.float32 if source.is_file else by_name
+        pipeline = source.open(cls.pipeline_classes[0], dtype=dtype, **cls.pipeline_settings)
+        parts = dict(pipeline.components)
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                part.to(dtype_of(name))
+        encoders = [name for name in _numbered("text_encoder") if name in parts]
+        return cls(
+            source=source,
+            denoiser=parts.pop(cls.denoiser_name),
+            vae=parts.pop("vae"),
+            text_encoders={name: parts.pop(name) for name in encoders},
+            tokenizers=[parts.pop(name) for name in _numbered("tokenizer") if name in parts],
+            scheduler=DDPMScheduler.from_config(parts.pop("scheduler").config),
+            rest={**_settings_of(pipeline), **cls.pipeline_settings, **parts},
+        )
 
     @abstractmethod
     def encode_tokens(self, ids: TokenIds) -> Conditioning:
@@ -65,6 +102,11 @@ class Family(ABC):
         `sizes` (batch 6) tells how the pictures were framed, in pixels: original height and width,
         top and left of the crop, height and width of what is seen.
         """
+
+    @property
+    @abstractmethod
+    def web_ui_names(self) -> WebUiNames:
+        """What the networks are called in the files of web UIs."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -127,14 +169,16 @@ class Family(ABC):
 
     def pipeline(self, scheduler: Any, **networks: nn.Module) -> DiffusionPipeline:
         """diffusers' pipeline around these networks; `networks` take the place of their own."""
-        cls = self.pipeline_classes[0]
         tokenizers = dict(zip(_numbered("tokenizer"), self.tokenizers, strict=False))
-        parts = {**self.networks, "vae": self.vae, "scheduler": scheduler, **tokenizers, **networks}
-        rest = {name: None for name in cls._optional_components if name not in parts}
-        settings = {"requires_safety_checker": False} if "safety_checker" in rest else {}
-        pipeline = cls(**parts, **rest, **settings)
+        parts = {**self.rest, **self.networks, "vae": self.vae, **tokenizers, **networks}
+        pipeline = self.pipeline_classes[0](scheduler=scheduler, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _settings_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    names = set(inspect.signature(type(pipeline).__init__).parameters) - set(pipeline.components)
+    return {name: pipeline.config[name] for name in names if name in pipeline.config}
 
 
 def _numbered(name: str) -> tuple[str, str, str]:

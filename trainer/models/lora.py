@@ -7,9 +7,13 @@ from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from trainer.config import LoraConfig
 from trainer.models.family import Family
+from trainer.models.ldm import clip_name
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def add_lora(network: nn.Module, config: LoraConfig, target_modules: tuple[str, ...]) -> None:
@@ -32,6 +36,25 @@ def add_lora(network: nn.Module, config: LoraConfig, target_modules: tuple[str, 
         ) from None
 
 
+def adapter_config(network: nn.Module) -> PeftLoraConfig:
+    """What `add_lora` gave a network."""
+    config: PeftLoraConfig = network.peft_config["default"]  # type: ignore[index]
+    return config
+
+
+def adapter_layers(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's adapters by layer, `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
+
+    `weights` are named as in the network. A CLIP's layers get the names that they have had in
+    files ever since; diffusers reads them with any transformers.
+    """
+    layers: dict[str, Tensor] = get_peft_model_state_dict(network, state_dict=dict(weights))
+    assert layers
+    if isinstance(network, CLIPTextModel):
+        return {clip_name(name): weight for name, weight in layers.items()}
+    return layers
+
+
 def save_lora(family: Family, by_network: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors` with the true alpha in its metadata.
 
@@ -39,12 +62,13 @@ def save_lora(family: Family, by_network: Mapping[str, Mapping[str, Tensor]], fo
     """
     networks = {name: family.networks[name] for name in by_network}
     layers = {
-        f"{name}_lora_layers": get_peft_model_state_dict(network, state_dict=by_network[name])
+        f"{name}_lora_layers": adapter_layers(network, by_network[name])
         for name, network in networks.items()
     }
-    assert all(layers.values())
     metadata = _collate_lora_metadata(networks)
     for name in networks:
         # `load_lora_weights` leaves a dropout that it reads here on, and every picture random.
         metadata[f"{name}_lora_adapter_metadata"]["lora_dropout"] = 0.0
-    family.pipeline_classes[0].save_lora_weights(folder, **layers, **metadata)
+    family.pipeline_classes[0].save_lora_weights(
+        folder, weight_name=LORA_FILE, **layers, **metadata
+    )

@@ -23,4 +23,5 @@ def new_sampler(config: Mapping[str, Any], prediction: str) -> Any:
             solver_order=1,
             algorithm_type="dpmsolver++",
         )
-    return DDIMScheduler.from_config(config, prediction_type=prediction)
+    # Latents have no bounds, though DDIM's default is to clip where a model says nothing.
+    return DDIMScheduler.from_config(config, prediction_type=prediction, clip_sample=False)

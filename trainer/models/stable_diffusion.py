@@ -1,44 +1,17 @@
 """Stable Diffusion 1 and 2, and SD-Turbo: one text encoder, an epsilon or velocity UNet."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Self
-
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.models.family import Conditioning, Family, TokenIds, WebUiNames
+from trainer.models.ldm import is_open_clip
 
 
 class StableDiffusion(Family):
     """Rombach et al. 2022, and what has its shape."""
 
     pipeline_classes = (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline)
-
-    @classmethod
-    def load(cls, folder: Path, *, dtype_of: Callable[[str], torch.dtype]) -> Self:
-        return cls(
-            folder=folder,
-            denoiser=UNet2DConditionModel.from_pretrained(
-                folder, subfolder="unet", dtype=dtype_of("unet")
-            ),
-            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype_of("vae")),
-            text_encoders={
-                "text_encoder": CLIPTextModel.from_pretrained(
-                    folder, subfolder="text_encoder", dtype=dtype_of("text_encoder")
-                )
-            },
-            tokenizers=(CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),),
-            scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
-        )
+    pipeline_settings = {"safety_checker": None, "requires_safety_checker": False}  # noqa: RUF012
 
     def encode_tokens(self, ids: TokenIds) -> Conditioning:
         (encoder,) = self.text_encoders.values()
@@ -49,3 +22,18 @@ class StableDiffusion(Family):
     ) -> Tensor:
         answer: Tensor = self.denoiser(noised, timesteps, conditioning.context).sample
         return answer
+
+    @property
+    def web_ui_names(self) -> WebUiNames:
+        second = is_open_clip(self.text_encoders["text_encoder"])
+        encoder = "cond_stage_model.model." if second else "cond_stage_model.transformer."
+        return WebUiNames(
+            version="sd_v2" if second else "sd_v1",
+            lora={"unet": "lora_unet_", "text_encoder": "lora_te_"},
+            lora_unet_is_ldm=False,
+            single_file={
+                "unet": "model.diffusion_model.",
+                "vae": "first_stage_model.",
+                "text_encoder": encoder,
+            },
+        )

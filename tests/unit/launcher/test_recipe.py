@@ -73,6 +73,20 @@ def test_a_model_that_is_nowhere_is_found_missing_before_the_start(
     check_files(recipe)
 
 
+def test_a_single_file_and_its_configs_are_looked_for_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").touch()
+    keys = ["train.model=model.safetensors", "train.model_config=./configs"]
+    recipe = load_recipe(CHECKOUT / "recipes" / "mini.yaml", keys)
+    assert recipe.train.model == str(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"train\.model_config '/.*/configs' is neither a folder"):
+        check_files(recipe)
+    Path("configs").mkdir()
+    check_files(recipe)
+
+
 def test_data_that_nothing_builds_must_be_there() -> None:
     recipe = load_recipe(
         CHECKOUT / "recipes" / "mini.yaml",

@@ -11,12 +11,15 @@ from cluster.run_folder import BrokenFolder, publish
 from tests.conftest import load_tiny, publish_lora_export, train_config
 from trainer.config import LoraConfig
 from trainer.models.digest import weights_digest
-from trainer.models.pipeline import family_of, find_model, load_pipeline
+from trainer.models.pipeline import family_of, load_pipeline
+from trainer.models.source import Source, find_model
 from trainer.models.trained import Trained
 
 
 def test_a_model_that_is_nowhere_is_named_with_where_it_was_sought() -> None:
-    with pytest.raises(ValueError, match="model 'no/such' is neither a folder nor in the Hugging"):
+    with pytest.raises(
+        ValueError, match=r"model 'no/such' is neither a folder nor a file .* nor in the Hugging"
+    ):
         find_model("no/such")
 
 
@@ -29,7 +32,7 @@ def test_a_pipeline_of_no_known_family_is_refused(tmp_path: Path) -> None:
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"is a FluxPipeline; what can be trained: .*Stable"):
-        family_of(tmp_path)
+        family_of(Source(tmp_path, tmp_path))
 
 
 def test_pictures_survive_the_way_to_latents_and_back_in_shape(tiny_model: Path) -> None:
