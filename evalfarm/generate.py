@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,6 +18,7 @@ from evalfarm.ledger import Picture
 from evalfarm.suite import Suite
 from evalfarm.work import Generate, Result, picture_file
 from trainer.models.pipeline import load_pipeline
+from trainer.models.samplers import new_sampler
 
 
 class Generator:
@@ -44,10 +45,9 @@ class Generator:
         if self._loaded is None or self._loaded[0] != unit.checkpoint:
             self._loaded = None  # two do not fit where one does
             pipeline = load_pipeline(unit.path, device=self.device, dtype=self.dtype)
-            # Latents have no bounds, though DDIM's default is to clip where a model says nothing.
-            pipeline.scheduler = DDIMScheduler.from_config(
-                pipeline.scheduler.config, clip_sample=False
-            )
+            schedule = pipeline.scheduler.config
+            prediction = schedule.get("prediction_type", "epsilon")
+            pipeline.scheduler = new_sampler(schedule, prediction)
             self._loaded = (unit.checkpoint, pipeline)
         return self._loaded[1]
 

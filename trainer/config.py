@@ -229,6 +229,8 @@ class TrainConfig:
     """Images per optimizer step over all ranks, however many there are."""
     micro_batch: int = 1
     """Images per rank and forward pass, at most; the rest of a global batch is accumulated."""
+    export_dtype: Literal["as_precision", "fp16", "bf16", "fp32"] = "as_precision"
+    """Dtype of networks in exports that were trained whole; adapters stay fp32."""
     save_every: int = 500
     """Steps between checkpoints, each with an export. The last step is always saved."""
     log_every: int = 10

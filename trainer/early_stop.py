@@ -35,16 +35,18 @@ def read_series(run: RunFolder, metric: str, history: Mapping[str, Mapping[int, 
 
 
 def stalled(series: Series, config: EarlyStopConfig) -> bool:
-    """Whether the last `patience` values were none of them better than the best before them.
+    """Whether none of the last `patience` values was better than the best before them.
 
-    Better by more than `min_delta`. The rule of wikiart-lora's notebook, for any metric.
+    Better by more than `min_delta` than the last value that was so. The rule of wikiart-lora's notebook, for any metric.
     """
     sign = -1 if series.higher_is_better else 1
     best, since = float("inf"), 0
     for step in sorted(series.values):
         value = sign * series.values[step]
-        since = 0 if value < best - config.min_delta else since + 1
-        best = min(best, value) if since else value
+        if value < best - config.min_delta:
+            best, since = value, 0
+        else:
+            since += 1
     return since >= config.patience
 
 

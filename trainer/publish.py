@@ -42,6 +42,7 @@ from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
 
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
 Previews = Sequence[Image.Image]
 
@@ -240,13 +241,14 @@ def export_weights(
     No collective: any one process can do it, at any time.
     """
     kind = EMA if EMA in checkpoint.kinds else MASTER
+    same = config.export_dtype == "as_precision"
     facts = save_export(
         folder,
         family,
         config,
         checkpoint.weights(kind),
         prediction=prediction,
-        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        dtype=DTYPES[config.precision if same else config.export_dtype],
     )
     return {**facts, "weights": kind}
 

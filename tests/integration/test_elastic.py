@@ -17,7 +17,8 @@ MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
 
 LORA = {"unet": "lora", "text_encoder": "lora", "optim": {"lr": 1e-3, "text_encoder_lr": 1e-4}}
-STEPS = {"steps": 6, "save_every": 3, "ema": {"decay": 0.9}, **LORA}
+VALIDATION = {"samples": 5, "timesteps": 3, "every": 3}
+STEPS = {"steps": 6, "save_every": 3, "ema": {"decay": 0.9}, "validation": VALIDATION, **LORA}
 WHOLE: list[tuple[RunFolder, dict[int, float]]] = []
 
 
@@ -51,9 +52,14 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses_weights_and_averag
     assert f"{ranks} ranks go on after step 3 of 6, which 2 ranks saved" in other.log()
     expected = {step: losses[step] for step in (4, 5, 6)}
     assert other.losses() == pytest.approx(expected, abs=1e-5)
+    validations = other.events("validation")
+    assert [event["step"] for event in validations] == [6]  # that of step 3 is known
 
     one, two = Checkpoint(before.checkpoint(6)), Checkpoint(run.checkpoint(6))
     assert one.shapes == two.shapes
+    assert sorted(two.history["validation_loss"]) == [0, 3, 6]
+    for name, values in one.history.items():
+        assert two.history[name] == pytest.approx(values, abs=1e-5)
     for kind in ("master", "exp_avg", "exp_avg_sq", EMA):
         for name in one.shapes:
             np.testing.assert_allclose(one.weight(kind, name), two.weight(kind, name), atol=1e-5)

@@ -1,6 +1,7 @@
 """Real DeepSpeed ranks over gloo: killed, stopped, resumed, exported."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +205,42 @@ def _assert_previews_equal(export: Path, pipeline: Any) -> None:
 
 def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.asarray(Image.open(path)).astype(int)
+
+
+def test_a_run_ends_early_once_its_validation_loss_no_longer_falls(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    nothing_learnt = {"lr": 1e-12}
+    run = make_run(
+        steps=50,
+        optim=nothing_learnt,
+        zero={"stage": 3},
+        validation={"samples": 4, "timesteps": 2, "every": 2},
+        early_stop={"patience": 2},
+    )
+    ranks = start_ranks(run)
+    assert ranks.wait() == ExitCode.DONE, ranks.log()
+    assert max(ranks.losses()) == 4  # measured after steps 0, 2 and 4
+    (event,) = ranks.events("early_stop")
+    assert event["best_step"] == 0
+    assert "ends early: validation_loss was best after step 0" in ranks.log()
+    assert verify(run.export(4))["final"] is True
+    board = EventAccumulator(str(run.tensorboard / "train")).Reload()
+    assert {"validation/loss", "validation/loss_t0250"} <= set(board.Tags()["scalars"])
+
+    again = start_ranks(run)
+    assert again.wait() == ExitCode.DONE
+    assert again.losses() == {}  # it stays ended
+
+
+def test_a_loss_that_is_not_finite_names_its_step_its_samples_and_what_to_go_on_from(
+    make_run: MakeRun, start_ranks: StartRanks
+) -> None:
+    run = make_run(steps=50, save_every=1, optim={"lr": 1e30, "clip_norm": 0})
+    ranks = start_ranks(run, ranks=1)
+    assert ranks.wait() == ExitCode.DO_NOT_RESTART
+    (line,) = [line for line in ranks.log().splitlines() if line.startswith("error: ")]
+    assert re.search(r"the loss of step 2 is (nan|inf); its samples: words/0000\d\.tar:0", line)
+    assert "the last good checkpoint is step-00000001" in line
+    assert published_steps(run.checkpoints)[-1][0] == 1
+    assert "Traceback" not in ranks.log()

@@ -6,7 +6,6 @@ pack    puts the trained UNet of an export, and CLIP, into one small folder
 
 import argparse
 import io
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -40,6 +39,7 @@ from trainer.mini.networks import (
     set_latent_scale,
 )
 from trainer.mini.optimise import optimise
+from trainer.models.exports import forget_where_it_lay
 from trainer.models.pipeline import load_pipeline
 
 AUTOENCODER_BATCH = 8  # small: at this size many steps count for more than large batches
@@ -122,17 +122,9 @@ def pack(start_folder: Path, run: Path, out: Path) -> None:
     CLIPModel.from_pretrained(start_folder / "clip", dtype=torch.float16).save_pretrained(
         out / "clip"
     )
-    _forget_where_it_lay(out)
+    forget_where_it_lay(out)
     size_mb = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     print(f"wrote {export.name} to {out}: {size_mb:.1f} MB")
-
-
-def _forget_where_it_lay(folder: Path) -> None:
-    """Drop the path that diffusers notes in what it saves: it means nothing on another machine."""
-    for path in folder.rglob("*.json"):
-        settings = json.loads(path.read_text())
-        if settings.pop("_name_or_path", None):
-            path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def draw_references(style: Path, tar: Path) -> None:
