@@ -15,7 +15,8 @@ from cluster.program import run_program
 from cluster.run_folder import AttemptFolder, RunFolder
 from cluster.state import begin_attempt, end_attempt, summed_up
 from launcher.freeze import freeze
-from launcher.recipe import Recipe, check_files, check_ranks, load_recipe
+from launcher.missing import missing_files
+from launcher.recipe import Recipe, check_ranks, load_recipe
 
 RUNS = Path("runs")
 FOLLOW_EVERY_S = 0.5
@@ -95,15 +96,15 @@ def submit(arguments: argparse.Namespace) -> int:
         )
     recipe = _recipe(arguments)
     check_ranks(recipe)
-    check_files(recipe)
     if recipe.ranks.nodes != 1:
         raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
     root = RUNS / recipe.name
     if arguments.dry_run:
         print(f"# would run in {root}, {recipe.ranks.per_node} ranks on this machine")
-        print(to_yaml(recipe), end="")
-        return ExitCode.DONE
-    return _run_here(recipe, freeze(recipe, root))
+        print(to_yaml(recipe), end="", flush=True)
+    if not _all_there(recipe):
+        return ExitCode.BAD_INPUT
+    return ExitCode.DONE if arguments.dry_run else _run_here(recipe, freeze(recipe, root))
 
 
 def resume(arguments: argparse.Namespace) -> int:
@@ -119,7 +120,8 @@ def resume(arguments: argparse.Namespace) -> int:
 def freeze_command(arguments: argparse.Namespace) -> int:
     """Make a run folder of a recipe without starting it, and print its path (for batch scripts)."""
     recipe = _recipe(arguments)
-    check_files(recipe)
+    if not _all_there(recipe):
+        return ExitCode.BAD_INPUT
     print(freeze(recipe, RUNS / recipe.name).root)
     return ExitCode.DONE
 
@@ -225,6 +227,14 @@ def _run_argument(parser: argparse.ArgumentParser) -> None:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     recipe = load_recipe(arguments.recipe, arguments.set)
     return replace(recipe, name=arguments.name) if arguments.name else recipe
+
+
+def _all_there(recipe: Recipe) -> bool:
+    """Whether the files are there that a recipe names; a line for each that is not."""
+    missing = missing_files(recipe)
+    for line in missing:
+        print(f"error: {line}", file=sys.stderr)
+    return not missing
 
 
 def _run_here(recipe: Recipe, run: RunFolder) -> int:

@@ -1,6 +1,5 @@
 """A recipe: everything about a run in one YAML file, checked without torch."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -65,31 +64,8 @@ def check_ranks(recipe: Recipe) -> None:
     split_batch(recipe.train, recipe.ranks.nodes * recipe.ranks.per_node)
 
 
-def check_files(recipe: Recipe) -> None:
-    """ValueError if a model or data that the recipe names is not there; before anything starts."""
-    models = {"model": recipe.train.model, "model_config": recipe.train.model_config}
-    for key, model in models.items():
-        if model is not None and not Path(model).exists() and not _in_hub_cache(model):
-            raise ValueError(
-                f"train.{key} {model!r} is neither a folder nor a file nor in the Hugging Face "
-                f"cache ({_hub_cache()}): give the path of a diffusers folder, or fill the cache"
-            )
-    if recipe.train.data.words is None and not recipe.train.data.path.is_dir():
-        raise ValueError(f"train.data.path {recipe.train.data.path} does not exist")
-
-
 def _absolute(model: str | None) -> Any:
     """A path from the root; a hub name as it is."""
     if model is not None and (Path(model).exists() or model.startswith((".", "/", "~"))):
         return str(Path(model).absolute())
     return model
-
-
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models; the same rule, without importing it."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-
-
-def _in_hub_cache(model: str) -> bool:
-    return (_hub_cache() / f"models--{model.replace('/', '--')}").is_dir()

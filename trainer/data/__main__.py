@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.config import build as build_config
-from cluster.config import read_yaml
+from cluster.config import read_yaml, set_key
 from cluster.program import run_program
 from trainer.config import TrainConfig
 from trainer.data.build import build
@@ -43,6 +43,8 @@ def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
     recipe = read_yaml(arguments.config)
+    for assignment in arguments.set:
+        set_key(recipe, assignment)
     config = build_config(TrainConfig, recipe.get("train") or {}, "train")
     print(arguments.run(config, arguments), flush=True)
     return 0
@@ -56,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="select|build|check")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml")
+    shared.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe, such as train.data.path=data/other",
+    )
 
     building = commands.add_parser(
         "build",
@@ -111,10 +121,7 @@ def _check(config: TrainConfig, arguments: argparse.Namespace) -> str:
 
 
 def _select(config: TrainConfig, arguments: argparse.Namespace) -> str:
-    laion = config.data.laion
-    if laion is None:
-        raise ValueError("train.data.laion is not set: there is nothing to select from")
-    return select_rows(laion, arguments.out, _bar("reading metadata"))
+    return select_rows(config.data, arguments.out, _bar("reading metadata"))
 
 
 def _bar(what: str) -> Callable[[Iterable[Item], int], Iterable[Item]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.config import absolute_paths, to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
-from trainer.data.config import SOURCES, DataConfig
+from trainer.data.config import COPIED, DataConfig
 from trainer.data.jobs import Outcome, Runner, in_turn
 from trainer.data.shards import describe_left_out, publish_shards, staging_for
 from trainer.data.sources import READERS
@@ -19,7 +19,6 @@ Progress = Callable[[Iterable[Outcome], int], Iterable[Outcome]]
 MAX_NAMED = 5
 # Of these a digest would read the whole of the data; their size has to do.
 LARGE = (".tar", ".parquet")
-COPIED = ("imagefolder", "mario", "prompts")
 
 
 def build(
@@ -29,7 +28,7 @@ def build(
 
     Runs again at no cost; refuses a folder that holds other samples.
     """
-    groups = {name: getattr(config, name) for name in SOURCES if getattr(config, name)}
+    groups = config.sources
     if not groups:
         return f"{_samples_there(config)} samples are in {config.path}"
     source = {name: to_dict(absolute_paths(group)) for name, group in groups.items()}
@@ -51,6 +50,7 @@ def _make(
     progress: Progress,
     run: Runner,
 ) -> dict[str, Any]:
+    _check_there(config)
     inputs = {name: _inputs(name, group) for name, group in groups.items()}
     with staging_for(config.path) as staging:
         scratch = staging / "scratch"
@@ -60,6 +60,14 @@ def _make(
         parts = _whole(zip((number for number, _ in jobs), outcomes, strict=True))
         shutil.rmtree(scratch)
         return publish_shards(staging, config.path, parts, source, inputs)
+
+
+def _check_there(config: DataConfig) -> None:
+    """ValueError names each file and folder that a source is made of and that is not there."""
+    needs = config.needs(built=False)
+    missing = [f"train.data.{key} {path}" for key, path in needs.items() if not path.exists()]
+    if missing:
+        raise ValueError(f"not there: {', '.join(missing)}")
 
 
 def _whole(outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[int, Part]]:
@@ -131,7 +139,6 @@ def _refuse_other_samples(
 ) -> None:
     differ = _differences(there["source"], source)
     if not differ:
-        # What was copied can do without its source.
         known = {n: group for n, group in groups.items() if n not in COPIED or group.path.exists()}
         for name, group in known.items():
             differ += _changes(there.get("inputs", {}).get(name, {}), _inputs(name, group))

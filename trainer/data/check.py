@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from PIL import ImageStat
 
@@ -114,12 +116,18 @@ def _captions(captions: Sequence[str], model: str) -> str:
 
 
 def _tokenizer(model: str) -> Any:
-    """The tokenizer of a diffusers folder; None if there is no such folder."""
-    if not (Path(model) / "tokenizer").is_dir():
+    """The tokenizer of a diffusers folder, or of a hub name in the cache; None if there is none."""
+    folder = Path(model)
+    if not folder.exists():
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
+    if not (folder / "tokenizer").is_dir():
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(Path(model) / "tokenizer")
+    return AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
 def _spread_of(lengths: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Face = Literal["sans", "serif", "round", "book", "hand"]
 LaionFilter = Literal[
@@ -135,13 +135,14 @@ class MarioConfig:
     """MARIO (Chen et al. 2023): pictures with their words' boxes and their letters' segmentation.
 
     A sample is a folder `06269/062692210` of image.jpg, caption.txt, ocr.txt, charseg.npy and
-    info.json. Its pictures are not distributed: samples without one are left out and counted.
+    info.json. Not every copy of it has the pictures: samples without one are left out and counted.
     """
 
     path: Path
-    """Folder of the numbered folders."""
+    """Folder of the numbered folders, at any depth."""
     index: Path | None = None
-    """File with a line such as 06269_062692210 for each sample to take; null: all there are."""
+    """File with a line such as 06269_062692210 or 06269/062692210 for each sample to take; null:
+    all there are."""
     min_confidence: float = 0.0
     """Words that the OCR was less sure of are not counted as known, 0 to 1."""
     min_side_px: int = 8
@@ -213,7 +214,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
-        with_pictures = [name for name in SOURCES if getattr(self, name) and name != "prompts"]
+        with_pictures = [name for name in self.sources if name != "prompts"]
         if self.prompts and with_pictures:
             raise ValueError(
                 f"prompts have no pictures and cannot be mixed with {', '.join(with_pictures)}: "
@@ -221,9 +222,26 @@ class DataConfig:
             )
         _check_framing(self)
 
+    @property
+    def sources(self) -> dict[str, Any]:
+        """The groups that samples come from, by name, in the order in which they are written."""
+        groups = {name: getattr(self, name) for name in SOURCES}
+        return {name: group for name, group in groups.items() if group is not None}
 
-# The groups of DataConfig that samples come from, in the order in which they are written.
+    def needs(self, *, built: bool) -> dict[str, Path]:
+        """The files and folders of the sources, by key; once `built`, of those not copied."""
+        return {
+            f"{name}.{key}": path
+            for name, group in self.sources.items()
+            if not (built and name in COPIED)
+            for key, path in vars(group).items()
+            if isinstance(path, Path)
+        }
+
+
 SOURCES = ("words", "imagefolder", "webdataset", "laion", "mario", "prompts")
+# What is copied into shards can do without its source.
+COPIED = ("imagefolder", "mario", "prompts")
 
 
 def _check_min_side(min_side_px: int) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from trainer.data.config import LaionConfig
+from trainer.data.config import DataConfig, LaionConfig
 from trainer.data.shards import describe_left_out
 from trainer.data.sources.laion_filters import (
     COLUMNS,
@@ -22,14 +22,20 @@ from trainer.data.sources.tables import open_parquet
 
 
 def select_rows(
-    config: LaionConfig, out: Path, progress: Callable[[Iterable[Path], int], Iterable[Path]]
+    data: DataConfig, out: Path, progress: Callable[[Iterable[Path], int], Iterable[Path]]
 ) -> str:
-    """Write the rows of the metadata that pass to a parquet file; says how to fetch them."""
+    """Write the rows of LAION's metadata that pass to a parquet file; says how to fetch them."""
     import pyarrow
     import pyarrow.parquet
 
+    config = data.laion
+    if config is None:
+        raise ValueError("train.data.laion is not set: there is nothing to select from")
     if config.metadata is None:
-        raise ValueError("laion.metadata names no parquet files to select from")
+        raise ValueError(
+            "laion.metadata names no parquet files to select from: "
+            "--set train.data.laion.metadata=FOLDER"
+        )
     files = metadata_files(config.metadata)
     counts: Counter[str] = Counter()
     schema = open_parquet(files[0]).schema_arrow
@@ -43,14 +49,16 @@ def select_rows(
                 passed = pyarrow.Table.from_batches([batch.filter(pyarrow.array(verdicts == 0))])
                 writer.write_table(passed.cast(schema))
     temporary.replace(out)
-    return _describe_selection(config, out, counts, schema.names)
-
-
-def _describe_selection(
-    config: LaionConfig, out: Path, counts: Counter[str], columns: Sequence[str]
-) -> str:
     passed, total = counts.pop("", 0), sum(counts.values())
     left_out = f"; left out: {describe_left_out(counts)}" if counts else ""
+    command = img2dataset_command(config, out, schema.names, data.resolution)
+    return f"{passed} of {passed + total} rows are in {out}{left_out}\nfetch them: {command}"
+
+
+def img2dataset_command(
+    config: LaionConfig, rows: Path, columns: Sequence[str], side_px: int | None
+) -> str:
+    """How to fetch the pictures of these rows, no larger than training sees them."""
     by_name = {name.lower(): name for name in columns}
     asked = [name for rule in rules(config) for name in COLUMNS[rule.name]]
     # The size on the web is in the JSON anyway.
@@ -59,9 +67,11 @@ def _describe_selection(
         next((by_name[name] for name in names if name in by_name), "?")
         for names in (URL_COLUMNS, TEXT_COLUMNS)
     )
+    # By default img2dataset would make squares of 256 pixels with white borders.
+    size = f"--image_size {side_px} --resize_mode keep_ratio --resize_only_if_bigger True"
     return (
-        f"{passed} of {passed + total} rows are in {out}{left_out}\n"
-        f"fetch them: img2dataset --input_format parquet --url_list {out} --url_col {url} "
+        f"img2dataset --input_format parquet --url_list {rows} --url_col {url} "
         f"--caption_col {text} --output_format webdataset --output_folder {config.path} "
+        f"{size if side_px else '--resize_mode no'} --skip_reencode True "
         f"--save_additional_columns '{json.dumps(saved)}'"
     )

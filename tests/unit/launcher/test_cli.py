@@ -51,12 +51,23 @@ def test_a_misspelt_key_is_one_line_and_bad_input() -> None:
 
 
 def test_a_dry_run_spells_out_every_default_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    changes = [f"train.model={CHECKOUT}", "train.steps=9"]
+    changes = [f"train.model={CHECKOUT}", "train.steps=9", "eval=null"]
     done = letterpress("submit", MINI, "--dry-run", "--set", *changes, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     recipe = yaml.safe_load(done.stdout)
     assert recipe["train"]["steps"] == 9
     assert recipe["train"]["optim"]["betas"] == [0.9, 0.999]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> None:
+    recipe = CHECKOUT / "recipes" / "mario_lora.yaml"
+    done = letterpress("submit", recipe, "--dry-run", cwd=tmp_path)
+    assert yaml.safe_load(done.stdout)["train"]["lora"]["rank"] == 4
+    lacking = [line.split(" ")[1] for line in done.stderr.splitlines()]
+    assert lacking == ["train.model", "train.data.mario.path", "train.data.mario.index"]
+    assert done.returncode == ExitCode.BAD_INPUT  # as a real one would be answered
+    assert letterpress("submit", recipe, cwd=tmp_path).stderr == done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,14 +3,18 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from cluster.config import build as build_config
+from tests.conftest import CHECKOUT, train_config
 from tests.unit.trainer.sources import picture, write_download
 from trainer.config import TrainConfig
+from trainer.data.__main__ import main
 from trainer.data.build import build
 from trainer.data.check import check
 from trainer.data.config import (
@@ -172,6 +176,48 @@ def test_check_counts_captions_that_are_too_long(tmp_path: Path, tiny_model: Pat
     assert ": 1 of 2; their ends are not read\nsuch as: long long" in report
     sampled = check(config, samples=1)
     assert "read 1 of 2 samples, 0 of them broken" in sampled
+
+
+def test_check_finds_the_tokenizer_of_a_hub_name_in_the_cache(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    write_download(tmp_path / "tars", 0, [{}])
+    data = DataConfig(path=tmp_path / "index", webdataset=WebDatasetConfig(path=tmp_path / "tars"))
+    build(data)
+    config = train_config(tiny_model, model="some/model", data=data)
+    assert "no tokenizer folder in some/model: counted in words" in check(config, samples=0)
+    repository = tmp_path / "hub" / "models--some--model"
+    for folder in ("refs", "snapshots"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").symlink_to(tiny_model)
+    assert "caption tokens: " in check(config, samples=0)
+
+
+def test_every_missing_file_of_every_source_is_named_at_once(tmp_path: Path) -> None:
+    config = DataConfig(
+        path=tmp_path / "all",
+        imagefolder=ImageFolderConfig(path=tmp_path / "pictures"),
+        laion=LaionConfig(path=tmp_path / "tars", metadata=tmp_path / "meta"),
+    )
+    with pytest.raises(ValueError, match="not there: ") as refused:
+        build(config)
+    assert str(refused.value).removeprefix("not there: ").split(", ") == [
+        f"train.data.imagefolder.path {tmp_path}/pictures",
+        f"train.data.laion.path {tmp_path}/tars",
+        f"train.data.laion.metadata {tmp_path}/meta",
+    ]
+
+
+def test_flags_change_the_recipe_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["train.data.words.samples=3", f"train.data.path={tmp_path / 'words'}"]
+    recipe = str(CHECKOUT / "recipes" / "mini.yaml")
+    monkeypatch.setattr(sys, "argv", ["data", "build", "--config", recipe, "--set", *changes])
+    assert main() == 0
+    assert f"drew 3 samples into {tmp_path / 'words'}" in capsys.readouterr().out
 
 
 def test_a_build_that_fails_leaves_nothing_behind(mixed: DataConfig, tmp_path: Path) -> None:

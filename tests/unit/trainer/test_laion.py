@@ -10,7 +10,7 @@ import pytest
 from tests.unit.trainer.sources import write_download
 from trainer.data.build import build
 from trainer.data.config import DataConfig, LaionConfig
-from trainer.data.select import select_rows
+from trainer.data.select import img2dataset_command, select_rows
 from trainer.data.shards import ShardFolder
 
 GOOD = {
@@ -116,20 +116,29 @@ def test_rows_are_selected_before_the_download(tmp_path: Path) -> None:
     config = LaionConfig(
         path=tmp_path / "tars", metadata=tmp_path / "meta.parquet", min_width=256, min_aesthetic=5
     )
-    said = select_rows(config, tmp_path / "out" / "some.parquet", lambda files, _: files)
+    data = DataConfig(path=tmp_path / "index", laion=config, resolution=512)
+    said = select_rows(data, tmp_path / "out" / "some.parquet", lambda files, _: files)
     selected = pyarrow.parquet.read_table(tmp_path / "out" / "some.parquet").to_pylist()
     assert selected == rows[:1]
     assert said.startswith("1 of 3 rows are in")
     assert "1 width < 256, 1 aesthetic unknown" in said
     assert "--url_col URL --caption_col TEXT" in said
+    assert "--image_size 512 --resize_mode keep_ratio --resize_only_if_bigger True" in said
     assert said.endswith("--save_additional_columns '[\"AESTHETIC_SCORE\"]'")
 
 
 def test_metadata_without_a_column_is_answered_with_those_there_are(tmp_path: Path) -> None:
     write_metadata(tmp_path / "meta.parquet", metadata_rows(similarity=[0.3]))
     config = LaionConfig(path=tmp_path, metadata=tmp_path / "meta.parquet", languages=("en",))
+    data = DataConfig(path=tmp_path / "index", laion=config)
     with pytest.raises(ValueError, match="no column language, only URL, TEXT, similarity"):
-        select_rows(config, tmp_path / "some.parquet", lambda files, _: files)
+        select_rows(data, tmp_path / "some.parquet", lambda files, _: files)
+
+
+def test_pictures_of_any_size_are_fetched_as_they_are_where_training_resizes_none() -> None:
+    config = LaionConfig(path=Path("tars"))
+    said = img2dataset_command(config, Path("rows.parquet"), ["url", "caption"], side_px=None)
+    assert "--resize_mode no --skip_reencode True" in said
 
 
 def test_shares_are_checked() -> None:

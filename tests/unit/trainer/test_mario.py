@@ -99,15 +99,31 @@ def test_the_index_says_which_samples_are_taken(tmp_path: Path) -> None:
     index = tmp_path / "index.txt"
     index.write_text("06269_062690001\n06269_062699999\n")
     shards = built(tmp_path, index=index)
-    assert shards.key(0) == "shards/00000.tar:062690001"
+    assert shards.key(0) == "shards/00000.tar:06269_062690001"
     assert shards.manifest["sources"][0]["left_out"] == {"no folder": 1}
+
+
+def test_samples_lie_at_any_depth_with_and_without_an_index(tmp_path: Path) -> None:
+    names = ["0/00000/000000012", "0/00001/000000012", "1_1/00002/000000012"]
+    for name in names:
+        write_sample(tmp_path / "mario", name)
+    shards = built(tmp_path)
+    assert [shards.key(n) for n in range(len(shards))] == [
+        f"shards/00000.tar:{name.replace('/', '_')}" for name in names
+    ]
+    index = tmp_path / "index.txt"
+    index.write_text("\n".join(names[1:]))
+    (tmp_path / "again").mkdir()
+    config = MarioConfig(path=tmp_path / "mario", index=index)
+    assert "built 2 samples" in build(DataConfig(path=tmp_path / "again", mario=config))
 
 
 def test_no_line_of_the_index_leads_out_of_the_folder(tmp_path: Path) -> None:
     write_sample(tmp_path / "mario", "06269/062690000")
-    (tmp_path / "index.txt").write_text("06269_062690000\n.._secret\n")
-    with pytest.raises(ValueError, match=r"index\.txt line 2 must be FOLDER_KEY"):
-        built(tmp_path, index=tmp_path / "index.txt")
+    for line in (".._secret", "../secret", "/etc/secret"):
+        (tmp_path / "index.txt").write_text(f"06269_062690000\n{line}\n")
+        with pytest.raises(ValueError, match=r"index\.txt line 2 must be FOLDER_KEY"):
+            built(tmp_path, index=tmp_path / "index.txt")
 
 
 @needs_real_samples

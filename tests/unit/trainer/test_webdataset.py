@@ -81,6 +81,7 @@ def test_a_folder_that_changed_since_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
     with pytest.raises(ValueError, match=r"tars holds no \.tar files"):
         build(config_for(tmp_path))
 

@@ -6,6 +6,7 @@ The boxes of ocr.txt and the letters of charseg.npy are in the frame of the pict
 
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ FRAME_PX = 512
 # 0 is paper, then digits, a-z, A-Z and ASCII punctuation.
 CHARACTERS = 95
 MAX_CHARSEG_PX = 4096
+# A line of an index: 06269_062692210, as TextDiffuser writes it, or a path. Neither has dots.
+LINE = r"[A-Za-z0-9-]+_[A-Za-z0-9-]+|[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*"
 
 
 def inputs(config: MarioConfig) -> list[Path]:
@@ -43,21 +46,25 @@ def plan(config: MarioConfig, _: Path) -> list[Job]:
 
 
 def _listed(index: Path) -> list[str]:
-    """`06269/062692210` for each line `06269_062692210`."""
+    """`06269/062692210` for each line `06269_062692210` or `06269/062692210`."""
     try:
         lines = index.read_text().split()
     except FileNotFoundError:
         raise ValueError(f"mario.index {index} does not exist") from None
     for number, line in enumerate(lines, 1):
-        if not re.fullmatch(r"[A-Za-z0-9-]+_[A-Za-z0-9-]+", line):
+        if not re.fullmatch(LINE, line):
             raise ValueError(
-                f"{index} line {number} must be FOLDER_KEY such as 06269_062692210, got {line!r}"
+                f"{index} line {number} must be FOLDER_KEY such as 06269_062692210, or a path such "
+                f"as 06269/062692210, got {line!r}"
             )
-    return [line.replace("_", "/") for line in lines]
+    return [line if "/" in line else line.replace("_", "/") for line in lines]
 
 
 def _found(root: Path) -> list[str]:
-    return sorted(path.relative_to(root).as_posix() for path in root.glob("*/*") if path.is_dir())
+    """Every folder that has none below it."""
+    walk = os.walk(root, followlinks=True)
+    found = [Path(folder).relative_to(root).as_posix() for folder, below, _ in walk if not below]
+    return sorted(found)
 
 
 def _copy(config: MarioConfig, names: Sequence[str], tar: Path) -> Part:
@@ -70,7 +77,7 @@ def _samples(
 ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     for name in names:
         try:
-            yield name.rpartition("/")[2], _members(config, config.path / name)
+            yield name.replace("/", "_"), _members(config, config.path / name)
         except Unusable as error:
             left_out[error.reason] += 1
 

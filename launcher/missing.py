@@ -1,0 +1,77 @@
+"""What a recipe names and is not there, said before anything starts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.run_folder import MANIFEST
+from launcher.recipe import Recipe
+from trainer.config import TrainConfig
+
+
+def missing_files(recipe: Recipe) -> list[str]:
+    """A line for each model, file or folder that is not there, and what to do about it."""
+    return [*_missing_models(recipe.train), *_missing_data(recipe.train), *_missing_eval(recipe)]
+
+
+def _missing_models(train: TrainConfig) -> Iterator[str]:
+    for key, model in (("model", train.model), ("model_config", train.model_config)):
+        if model is None or Path(model).exists() or _in_hub_cache(model):
+            continue
+        cure = "give the path of a diffusers folder"
+        if _is_hub_name(model):
+            cure = f"`hf download {model}` puts it there, or {cure}"
+        yield (
+            f"train.{key} {model!r} is neither a folder nor a file nor in the Hugging Face cache "
+            f"({_hub_cache()}): {cure}"
+        )
+
+
+def _missing_data(train: TrainConfig) -> Iterator[str]:
+    data = train.data
+    built = (data.path / MANIFEST).is_file()
+    if not built and not data.sources:
+        yield (
+            f"train.data.path {data.path} holds no indexed shards, and train.data names no source "
+            "to build them from: `letterpress keys train.data` shows those there are"
+        )
+    for key, path in data.needs(built=built).items():
+        if not path.exists():
+            group = key.partition(".")[0]
+            yield (
+                f"train.data.{key} {path} does not exist: `letterpress keys train.data.{group}` "
+                "says what it is"
+            )
+    if train.validation and train.validation.path:
+        path = train.validation.path
+        if not (path / MANIFEST).is_file():
+            yield (
+                f"train.validation.path {path} holds no indexed shards: build them with a recipe "
+                f"whose train.data.path it is, `python -m trainer.data build --config …`"
+            )
+
+
+def _missing_eval(recipe: Recipe) -> Iterator[str]:
+    if recipe.eval is None:
+        return
+    suites = [Path(suite) for suite in recipe.eval.suites if Path(suite).suffix]
+    named = [("clip", recipe.eval.clip), ("references", recipe.eval.references)]
+    for key, path in [*named, *(("suites", suite) for suite in suites)]:
+        if path is not None and not path.exists():
+            yield f"eval.{key} {path} does not exist: `letterpress keys eval.{key}` says what it is"
+
+
+def _is_hub_name(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps models; the same rule, without importing it."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+
+
+def _in_hub_cache(model: str) -> bool:
+    """Whether a download was begun is not enough: the file that lists the parts is there."""
+    folder = _hub_cache() / f"models--{model.replace('/', '--')}"
+    return any(folder.glob("snapshots/*/model_index.json"))
