@@ -120,6 +120,10 @@ def _event_line(event: dict[str, Any]) -> str | None:
     if kind in ("checkpoint", "export"):
         path = Path(event["path"])
         return f"published {path.parent.name}/{path.name}"
+    if kind == "validation":
+        return f"validation loss {event['loss']:.5f} after step {event['step']}"
+    if kind == "early_stop":
+        return f"ends early: {event['metric']} was best after step {event['best_step']}"
     return None
 
 

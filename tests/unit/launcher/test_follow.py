@@ -74,6 +74,18 @@ def test_each_event_is_told_once_and_a_half_written_line_waits(run: RunFolder) -
     ]
 
 
+def test_why_a_run_ends_before_its_last_step_is_told(run: RunFolder) -> None:
+    out = io.StringIO()
+    validation = {"event": "validation", "step": 9, "loss": 0.123456, "bands": {}}
+    stop = {"event": "early_stop", "step": 9, "metric": "validation_loss", "best_step": 3}
+    run.attempt(0).events.write_text(f"{json.dumps(validation)}\n{json.dumps(stop)}\n")
+    Follower(run, 0, out).update()
+    assert [line.partition("  ")[2] for line in out.getvalue().splitlines()] == [
+        "validation loss 0.12346 after step 9",
+        "ends early: validation_loss was best after step 3",
+    ]
+
+
 def test_an_evaluation_is_told_when_it_is_complete(run: RunFolder) -> None:
     out = io.StringIO()
     follower = Follower(run, 0, out)

@@ -185,7 +185,7 @@ def test_check_finds_the_tokenizer_of_a_hub_name_in_the_cache(
     write_download(tmp_path / "tars", 0, [{}])
     data = DataConfig(path=tmp_path / "index", webdataset=WebDatasetConfig(path=tmp_path / "tars"))
     build(data)
-    config = train_config(tiny_model, model="some/model", data=data)
+    config = train_config(Path("some/model"), data=data)
     assert "no tokenizer folder in some/model: counted in words" in check(config, samples=0)
     repository = tmp_path / "hub" / "models--some--model"
     for folder in ("refs", "snapshots"):
