@@ -234,21 +234,34 @@ class Publisher:
 
 
 def export_weights(
-    checkpoint: Checkpoint, folder: Path, family: Family, config: TrainConfig, prediction: str
+    checkpoint: Checkpoint,
+    folder: Path,
+    family: Family,
+    config: TrainConfig,
+    prediction: str,
+    *,
+    weights: str | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint's weights for inference, their average if it has one; see `save_export`.
+    """Write a checkpoint's weights for inference; see `save_export`.
 
-    No collective: any one process can do it, at any time.
+    `weights`: EMA or MASTER, or None for the average if there is one. `dtype`: fp16, bf16 or fp32,
+    or None for the recipe's. No collective: any one process can do it, at any time. ValueError if
+    the checkpoint has no average.
     """
-    kind = EMA if EMA in checkpoint.kinds else MASTER
-    same = config.export_dtype == "as_precision"
+    kind = weights or (EMA if EMA in checkpoint.kinds else MASTER)
+    if kind not in checkpoint.kinds:
+        raise ValueError(f"{checkpoint.folder} holds no running average: the recipe has no ema")
+    if dtype is None:
+        same = config.export_dtype == "as_precision"
+        dtype = config.precision if same else config.export_dtype
     facts = save_export(
         folder,
         family,
         config,
         checkpoint.weights(kind),
         prediction=prediction,
-        dtype=DTYPES[config.precision if same else config.export_dtype],
+        dtype=DTYPES[dtype],
     )
     return {**facts, "weights": kind}
 
