@@ -37,7 +37,7 @@ from trainer.early_stop import Series, read_series
 from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
-from trainer.masters import MASTER, MOMENTS
+from trainer.masters import MASTER
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
@@ -283,16 +283,15 @@ def retired(steps: Sequence[int], config: KeepConfig, series: Callable[[], Serie
 
 def _snapshot(learner: Learner, previews: Previews, final: bool) -> Snapshot:
     """Copy what this rank answers for to host memory, without waiting for the GPU."""
-    kinds = {kind: learner.masters.tensors(kind) for kind in (MASTER, *MOMENTS)}
+    held = learner.masters.saved()
     if learner.ema:
-        kinds[EMA] = learner.ema.averages
+        held |= {f"{EMA}/{number}": flat for number, flat in learner.ema.averages.items()}
     tensors, copied = {}, None
-    for kind, flats in kinds.items():
-        for number, flat in flats.items():
-            host = torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda)
-            tensors[f"{kind}/{number}"] = host.copy_(flat, non_blocking=True)
-            if flat.is_cuda and copied is None:
-                copied = torch.cuda.Event()
+    for name, tensor in held.items():
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        tensors[name] = host.copy_(tensor, non_blocking=True)
+        if tensor.is_cuda and copied is None:
+            copied = torch.cuda.Event()
     if copied:
         copied.record()
     history = {name: dict(values) for name, values in learner.history.items()}
