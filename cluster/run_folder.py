@@ -191,8 +191,10 @@ def publish(
     final: Path,
     facts: Mapping[str, Any],
     fingerprints: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    latest: bool = True,
 ) -> None:
-    """Turn a staged folder into `final` with its manifest, and point LATEST at it.
+    """Turn a staged folder into `final` with its manifest, and point LATEST beside it there.
 
     `facts` are what a reader wants to know without opening the files. `fingerprints` spares
     hashing here what the ranks have hashed already.
@@ -206,7 +208,8 @@ def publish(
         final.rename(superseded)
     staging.rename(final)
     _sync_folder(final.parent)
-    write_text(final.parent / LATEST, final.name + "\n")
+    if latest:
+        write_text(final.parent / LATEST, final.name + "\n")
     shutil.rmtree(superseded, ignore_errors=True)
 
 

@@ -1,8 +1,9 @@
 """The files of a checkpoint: a part from every rank, readable by any number of ranks.
 
     rank-0000.safetensors …   `<kind>/<number>`: the flat fp32 tensors of that rank; kinds: master,
-                              exp_avg, exp_avg_sq, ema. In the metadata, under `fragments`, a line
-                              for each part of a weight: [weight, offset, numel, number, start]
+                              exp_avg, exp_avg_sq, ema (8-bit moments: eight_bit.py). In the
+                              metadata, under `fragments`, a line for each part of a weight:
+                              [weight, offset, numel, number, start]
     manifest.json             step, ranks, the shape of every trained weight, and the history of
                               the losses
 
@@ -11,7 +12,7 @@ A reader finds each weight's parts in the headers and reads just the bytes that 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.run_folder import read_manifest
+from trainer.eight_bit import dequantized
 from trainer.masters import Fragment
 
 
@@ -55,6 +57,8 @@ class Checkpoint:
         self.kinds: set[str] = set()
         self._parts: dict[str, list[_Part]] = defaultdict(list)
         self._open: dict[Path, Any] = {}
+        self._names: dict[Path, set[str]] = {}
+        self._layouts: dict[Path, dict[int, list[Fragment]]] = {}
         for file in sorted(folder.glob("rank-*.safetensors")):
             self._index(file)
 
@@ -67,13 +71,35 @@ class Checkpoint:
             last = min(end, part.offset + part.numel)
             if first < last:
                 start = part.start + first - part.offset
-                stored = self._open[file].get_slice(f"{kind}/{part.flat}")
-                values[first - wanted.offset : last - wanted.offset] = stored[
-                    start : start + last - first
-                ]
+                stored = self._stored(file, kind, part.flat, start, last - first)
+                values[first - wanted.offset : last - wanted.offset] = stored
                 found += last - first
         assert found == wanted.numel, f"{self.folder}: {kind} of {wanted} has gaps"
         return values
+
+    def codes(self, kind: str, fragments: Sequence[Fragment]) -> dict[str, Tensor] | None:
+        """The 8-bit codes of a tensor that holds just these fragments (trainer/eight_bit.py).
+
+        None if no rank's tensor was laid out so, or it was not kept in 8 bits.
+        """
+        for file, held in self._layouts.items():
+            for number, there in held.items():
+                if _places(there) == _places(fragments):
+                    handle, names = self._open[file], self._names[file]
+                    if f"{kind}.codes/{number}" not in names:
+                        return None
+                    parts = ("codes", "absmax")
+                    return {part: handle.get_tensor(f"{kind}.{part}/{number}") for part in parts}
+        return None
+
+    def _stored(self, file: Path, kind: str, flat: int, start: int, numel: int) -> Tensor:
+        handle = self._open[file]
+        if f"{kind}/{flat}" in self._names[file]:
+            values: Tensor = handle.get_slice(f"{kind}/{flat}")[start : start + numel]
+            return values
+        codes = handle.get_slice(f"{kind}.codes/{flat}")[start : start + numel]
+        absmax, qmap = (handle.get_tensor(f"{kind}.{part}/{flat}") for part in ("absmax", "qmap"))
+        return dequantized(codes, absmax, qmap, first=start)
 
     def weight(self, kind: str, name: str) -> Tensor:
         """A whole weight, fp32, in its shape."""
@@ -88,7 +114,14 @@ class Checkpoint:
     def _index(self, file: Path) -> None:
         handle = safe_open(file, "pt")
         self._open[file] = handle
-        self.kinds |= {key.partition("/")[0] for key in handle.keys()}  # noqa: SIM118
+        self._names[file] = set(handle.keys())
+        self._layouts[file] = defaultdict(list)
+        self.kinds |= {name.partition("/")[0] for name in self._names[file]}
         for line in json.loads(handle.metadata()["fragments"]):
             fragment = Fragment(*line)
             self._parts[fragment.weight].append(_Part(file, fragment))
+            self._layouts[file][fragment.flat].append(fragment)
+
+
+def _places(fragments: Iterable[Fragment]) -> set[tuple[str, int, int, int]]:
+    return {(f.weight, f.offset, f.numel, f.start) for f in fragments}

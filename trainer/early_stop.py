@@ -37,7 +37,8 @@ def read_series(run: RunFolder, metric: str, history: Mapping[str, Mapping[int, 
 def stalled(series: Series, config: EarlyStopConfig) -> bool:
     """Whether none of the last `patience` values was better than the best before them.
 
-    Better by more than `min_delta` than the last value that was so. The rule of wikiart-lora's notebook, for any metric.
+    Better by more than `min_delta` than the last value that was so.
+    The rule of wikiart-lora's notebook, for any metric.
     """
     sign = -1 if series.higher_is_better else 1
     best, since = float("inf"), 0

@@ -7,7 +7,7 @@ takes no communication, and each rank keeps 1/N of it.
 import torch
 
 from trainer.config import EmaConfig
-from trainer.masters import MASTER, Masters, Read
+from trainer.masters import Masters, Read
 
 EMA = "ema"
 
@@ -18,14 +18,14 @@ class Ema:
     def __init__(self, masters: Masters, config: EmaConfig) -> None:
         self.config = config
         self._masters = masters
-        self.averages = {n: flat.clone() for n, flat in masters.tensors(MASTER).items()}
+        self.averages = {n: flat.clone() for n, flat in masters.masters().items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step `step`, counted from 1."""
         if step % self.config.every:
             return
-        masters = self._masters.tensors(MASTER)
+        masters = self._masters.masters()
         averages = [self.averages[number] for number in masters]
         # Before start_step the weight of the new is 1: the average begins at that step.
         torch._foreach_lerp_(averages, list(masters.values()), 1 - self.decay(step))

@@ -50,7 +50,7 @@ def start_learner(
     if checkpoint:
         masters.load(checkpoint.read)
         if checkpoint.step:
-            masters.load_moments(checkpoint.read, checkpoint.step)
+            masters.load_moments(checkpoint, checkpoint.step)
     elif originals:
         # DeepSpeed makes the masters from weights that it has rounded to bf16 already.
         masters.load(lambda _, fragment: _part(originals, fragment))

@@ -8,10 +8,15 @@ tests/integration/test_elastic.py compares every stage with plain torch.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from trainer import eight_bit
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import Checkpoint
 
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -31,7 +36,7 @@ class Fragment(NamedTuple):
 
 
 Read = Callable[[str, Fragment], Tensor]
-"""Answers a kind of tensor (MASTER or one of MOMENTS) and a fragment with its values, fp32, 1-D."""
+"""Answers a kind of tensor, such as MASTER, and a fragment with its values, fp32, 1-D."""
 Named = list[tuple[str, Tensor]]
 
 
@@ -46,34 +51,42 @@ class Masters:
         }
         optimizer = engine.optimizer
         self.optimizer: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self.eight_bit = eight_bit.is_eight_bit(self.optimizer)
         if stage == 0:
-            self.flats = [master for group in _whole_groups(optimizer) for master in group]
+            groups = _whole_groups(optimizer)
+            self.flats = [master for group in groups for master in group]
+            self._groups = [n for n, group in enumerate(groups) for _ in group]
             self.fragments = list(_whole(weights, self.flats, optimizer))
             self.mine = _share(self.flats, rank, ranks)
         elif stage == 3:
             self.flats = list(optimizer.fp32_partitioned_groups_flat)
+            self._groups = [optimizer.sub_group_to_group_id[n] for n in range(len(self.flats))]
             self.fragments = list(_split_each(weights, optimizer, rank))
             self.mine = list(range(len(self.flats)))
         else:
             self.flats = list(optimizer.single_partition_of_fp32_groups)
+            self._groups = list(range(len(self.flats)))
             self.fragments = list(_split_all(weights))
             self.mine = list(range(len(self.flats)))
         assert all(flat.dtype == torch.float32 for flat in self.flats)
 
-    def tensors(self, kind: str) -> dict[int, Tensor]:
-        """The flat tensors that this rank answers for, by number: masters, or one of MOMENTS.
+    def saved(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of what this rank answers for, named `<kind>/<number>`.
 
         Without ZeRO every rank holds all weights, and answers for its share of them. Moments are
         there after the first step.
         """
-        if kind == MASTER:
-            return {number: self.flats[number].detach().view(-1) for number in self.mine}
-        state = self.optimizer.state
-        return {
-            number: state[self.flats[number]][kind].detach().view(-1)
-            for number in self.mine
-            if self.flats[number] in state
-        }
+        tensors = {f"{MASTER}/{number}": flat for number, flat in self.masters().items()}
+        for number in self.mine:
+            state = self.optimizer.state.get(self.flats[number])
+            for kind in MOMENTS if state else ():
+                for ending, tensor in self._stored(state, kind).items():
+                    tensors[f"{kind}{ending}/{number}"] = tensor.detach().view(-1)
+        return tensors
+
+    def masters(self) -> dict[int, Tensor]:
+        """The flat fp32 masters that this rank answers for, by number."""
+        return {number: self.flats[number].detach().view(-1) for number in self.mine}
 
     def fragments_of(self, numbers: list[int]) -> list[Fragment]:
         """What lies in these flat tensors."""
@@ -88,20 +101,40 @@ class Masters:
             flat[fragment.start : fragment.start + fragment.numel] = read(MASTER, fragment)
 
     @torch.no_grad()
-    def load_moments(self, read: Read, step: int) -> None:
-        """Set AdamW's state to what it was after `step` steps."""
-        for flat in self.flats:
-            state = {kind: torch.zeros_like(flat) for kind in MOMENTS}
-            self.optimizer.state[flat] = {"step": self._step(flat, step), **state}
-        for fragment in self.fragments:
-            state = self.optimizer.state[self.flats[fragment.flat]]
+    def load_moments(self, checkpoint: "Checkpoint", step: int) -> None:
+        """Set the optimizer's state to what it was after `step` steps."""
+        for number, flat in enumerate(self.flats):
+            state = self._new_state(number, flat, step)
+            fragments = self.fragments_of([number])
             for kind in MOMENTS:
-                part = slice(fragment.start, fragment.start + fragment.numel)
-                state[kind].view(-1)[part] = read(kind, fragment)
+                codes = checkpoint.codes(kind, fragments) if self.eight_bit else None
+                if codes is not None:
+                    eight_bit.set_codes(state, kind, codes)
+                    continue
+                values = torch.zeros(flat.numel())
+                for fragment in fragments:
+                    part = slice(fragment.start, fragment.start + fragment.numel)
+                    values[part] = checkpoint.read(kind, fragment)
+                self._set_moment(state, kind, values)
 
-    def _step(self, flat: Tensor, step: int) -> Tensor:
+    def _stored(self, state: Any, kind: str) -> dict[str, Tensor]:
+        return eight_bit.stored(state, kind) if self.eight_bit else {"": state[kind]}
+
+    def _new_state(self, number: int, flat: Tensor, step: int) -> dict[str, Any]:
+        if self.eight_bit:
+            return eight_bit.new_state(self.optimizer, self._groups[number], flat, step)
         fused = self.optimizer.defaults.get("fused")
-        return torch.tensor(float(step), device=flat.device if fused else "cpu")
+        steps = torch.tensor(float(step), device=flat.device if fused else "cpu")
+        state: dict[str, Any] = {kind: torch.zeros_like(flat) for kind in MOMENTS}
+        state["step"] = steps
+        self.optimizer.state[flat] = state
+        return state
+
+    def _set_moment(self, state: dict[str, Any], kind: str, values: Tensor) -> None:
+        if self.eight_bit:
+            eight_bit.set_moment(state, kind, values)
+        else:
+            state[kind].view(-1).copy_(values)
 
 
 def _whole_groups(optimizer: Any) -> list[list[Tensor]]:

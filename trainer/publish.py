@@ -37,7 +37,7 @@ from trainer.early_stop import Series, read_series
 from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
-from trainer.masters import MASTER, MOMENTS
+from trainer.masters import MASTER
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
@@ -234,21 +234,34 @@ class Publisher:
 
 
 def export_weights(
-    checkpoint: Checkpoint, folder: Path, family: Family, config: TrainConfig, prediction: str
+    checkpoint: Checkpoint,
+    folder: Path,
+    family: Family,
+    config: TrainConfig,
+    prediction: str,
+    *,
+    weights: str | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint's weights for inference, their average if it has one; see `save_export`.
+    """Write a checkpoint's weights for inference; see `save_export`.
 
-    No collective: any one process can do it, at any time.
+    `weights`: EMA or MASTER, or None for the average if there is one. `dtype`: fp16, bf16 or fp32,
+    or None for the recipe's. No collective: any one process can do it, at any time. ValueError if
+    the checkpoint has no average.
     """
-    kind = EMA if EMA in checkpoint.kinds else MASTER
-    same = config.export_dtype == "as_precision"
+    kind = weights or (EMA if EMA in checkpoint.kinds else MASTER)
+    if kind not in checkpoint.kinds:
+        raise ValueError(f"{checkpoint.folder} holds no running average: the recipe has no ema")
+    if dtype is None:
+        same = config.export_dtype == "as_precision"
+        dtype = config.precision if same else config.export_dtype
     facts = save_export(
         folder,
         family,
         config,
         checkpoint.weights(kind),
         prediction=prediction,
-        dtype=DTYPES[config.precision if same else config.export_dtype],
+        dtype=DTYPES[dtype],
     )
     return {**facts, "weights": kind}
 
@@ -270,16 +283,15 @@ def retired(steps: Sequence[int], config: KeepConfig, series: Callable[[], Serie
 
 def _snapshot(learner: Learner, previews: Previews, final: bool) -> Snapshot:
     """Copy what this rank answers for to host memory, without waiting for the GPU."""
-    kinds = {kind: learner.masters.tensors(kind) for kind in (MASTER, *MOMENTS)}
+    held = learner.masters.saved()
     if learner.ema:
-        kinds[EMA] = learner.ema.averages
+        held |= {f"{EMA}/{number}": flat for number, flat in learner.ema.averages.items()}
     tensors, copied = {}, None
-    for kind, flats in kinds.items():
-        for number, flat in flats.items():
-            host = torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda)
-            tensors[f"{kind}/{number}"] = host.copy_(flat, non_blocking=True)
-            if flat.is_cuda and copied is None:
-                copied = torch.cuda.Event()
+    for name, tensor in held.items():
+        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        tensors[name] = host.copy_(tensor, non_blocking=True)
+        if tensor.is_cuda and copied is None:
+            copied = torch.cuda.Event()
     if copied:
         copied.record()
     history = {name: dict(values) for name, values in learner.history.items()}

@@ -71,13 +71,13 @@ def largest_error(stage: int, precision: str, world: World, folder: Path) -> flo
 
 def saved(folder: Path, masters: Masters, ema: Ema, world: World) -> Checkpoint:
     """All ranks' parts as a checkpoint."""
-    kinds = {MASTER: masters.tensors(MASTER), EMA: ema.averages}
-    tensors = {f"{k}/{n}": t.clone() for k, flats in kinds.items() for n, t in flats.items()}
+    averages = {f"{EMA}/{number}": average for number, average in ema.averages.items()}
+    tensors = {name: tensor.clone() for name, tensor in (masters.saved() | averages).items()}
     staging = folder.with_suffix(".tmp")
     save_part(staging / part_file(world.rank), tensors, masters.fragments_of(masters.mine))
     world.barrier()
     if world.is_main:
-        publish(staging, folder, {"step": 1, "shapes": masters.shapes})
+        publish(staging, folder, {"step": 1, "shapes": masters.shapes, "history": {}})
     world.barrier()
     return Checkpoint(folder)
 

@@ -1,18 +1,24 @@
 """A run goes on with another number of ranks, and at another ZeRO stage, as if nothing were."""
 
 import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cluster.exit_codes import ExitCode
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, verify
 from tests.conftest import Ranks
+from trainer import export
 from trainer.checkpoint import Checkpoint
 from trainer.ema import EMA
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
 MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
 
@@ -74,3 +80,18 @@ def test_a_recipe_that_trains_other_weights_is_refused_before_it_trains(
     ranks = start_ranks(run, ranks=1)
     assert ranks.wait() == ExitCode.BAD_INPUT
     assert "holds other weights than this recipe trains, such as text_encoder." in ranks.log()
+
+
+def test_any_checkpoint_is_exported_on_demand_as_its_average_or_as_it_was(
+    whole: tuple[RunFolder, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = whole
+    for weights in ("master", "ema"):
+        command = ["export", "--run", str(run.root), "--step", "6", "--weights", weights]
+        monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / weights)])
+        assert export.main() == ExitCode.DONE
+    exported = [load_file(tmp_path / w / LORA_FILE) for w in ("master", "ema")]
+    assert any(not torch.equal(exported[0][name], exported[1][name]) for name in exported[0])
+    published = load_file(run.export(6) / LORA_FILE)  # the recipe has an average
+    assert all(torch.equal(exported[1][name], published[name]) for name in published)
+    assert verify(tmp_path / "ema")["weights"] == "ema"

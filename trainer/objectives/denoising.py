@@ -26,7 +26,7 @@ class Denoising:
         self.family = family
         self.seed = config.seed
         self.config: ObjectiveConfig = config.objective
-        self.prediction = _prediction(family, config)
+        self.prediction = predicted_by(family, config)
         self.schedule: Schedule = schedule_of(family.scheduler, self.prediction, family.device)
         self.num_timesteps = self.schedule.num_timesteps
         self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -118,7 +118,8 @@ class Denoising:
             return self.family.encode_tokens(ids)
 
 
-def _prediction(family: Family, config: TrainConfig) -> str:
+def predicted_by(family: Family, config: TrainConfig) -> str:
+    """What the denoiser learns to predict; ValueError if it cannot be trained so."""
     made_for = str(family.scheduler.config.prediction_type)
     wanted: str = config.objective.prediction
     if wanted == "as_model":

@@ -1,11 +1,15 @@
 """Results: counted from the ledger, with nothing missing unseen."""
 
+from pathlib import Path
+
 import pytest
 
+from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
 from evalfarm.evaluation import Evaluation
-from evalfarm.results import summarize
+from evalfarm.results import summarize, verdict
 from tests.unit.evalfarm.conftest import write_checkpoint
+from trainer.early_stop import read_series
 
 
 def test_failed_pictures_are_counted_and_their_error_is_told(evaluation: Evaluation) -> None:
@@ -32,6 +36,19 @@ def test_what_cannot_be_measured_is_absent_with_its_reason_and_never_zero(
     assert results["absent"] == {"clip_score": "no CLIP: set eval.clip to the folder of one"}
     assert not any("clip" in key for key in results["rows"][0]["values"])
     assert "clip_score is absent: no CLIP" in results_table(results)
+
+
+def test_a_trainer_reads_of_each_metric_what_whole_checkpoints_scored(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    for step, scores in ((10, [1.0, 0.0, 0.5]), (20, [1.0, 1.0, None]), (30, [1.0, 1.0])):
+        write_checkpoint(evaluation, step, scores)
+    run = RunFolder(tmp_path)
+    write_json(run.verdict("tiny"), verdict(summarize(evaluation)))
+    series = read_series(run, "tiny/ocr_accuracy", {})
+    assert series.values == {10: 0.5, 20: 1.0}  # step 30 is not done
+    assert series.higher_is_better
+    assert series.best(1) == [20]
 
 
 def test_the_table_says_which_end_is_better_and_how_many_were_scored(

@@ -119,3 +119,21 @@ def test_one_bucket_is_the_plain_stream() -> None:
     order = Order(np.zeros(10, np.int16), seed=3, global_batch=4)
     for position in range(100):
         assert order.sample(order.place(position)) == sample_at(position, seed=3, samples=10)
+
+
+def test_each_sample_of_an_epoch_is_trained_on_once_though_the_ranks_change() -> None:
+    samples, global_batch = 48, 8
+    order = Order(np.zeros(samples, np.int16), seed=3, global_batch=global_batch)
+    seen: list[int] = []
+    for ranks, first_step, last_step in ((2, 0, 2), (1, 2, 3), (4, 3, 6)):  # one epoch in all
+        for rank in range(ranks):
+            for positions in rank_positions(
+                first_step,
+                last_step,
+                global_batch=global_batch,
+                micro_batch=global_batch // ranks,
+                rank=rank,
+                ranks=ranks,
+            ):
+                seen += [order.sample(order.place(position)) for position in positions]
+    assert sorted(seen) == list(range(samples))
