@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import torch
+
 from cluster.config import build, read_yaml
 from cluster.run_folder import RunFolder
 from trainer import distributed
@@ -12,6 +14,7 @@ from trainer.train import train
 
 def main() -> None:
     """Train the recipe in each of the run folders."""
+    torch.set_num_threads(1)  # of tiny tensors; two threads would fight for busy cores
     for folder in sys.argv[1:]:
         run = RunFolder(Path(folder))
         config = build(TrainConfig, read_yaml(run.recipe)["train"], "train")
