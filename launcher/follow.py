@@ -122,6 +122,8 @@ def _event_line(event: dict[str, Any]) -> str | None:
         return f"published {path.parent.name}/{path.name}"
     if kind == "validation":
         return f"validation loss {event['loss']:.5f} after step {event['step']}"
+    if kind == "warning":
+        return f"warning: {event['message']}"
     if kind == "early_stop":
         return f"ends early: {event['metric']} was best after step {event['best_step']}"
     return None

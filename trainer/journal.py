@@ -84,6 +84,11 @@ class Journal:
         if self._world.is_main:
             log.info(message)
 
+    def warn(self, message: str) -> None:
+        """As `note`, and an event: whoever watches the run is told."""
+        self.event("warning", message=message)
+        self.note(f"warning: {message}")
+
     def start_clock(self) -> None:
         """Leave out of the images/s what came since the last step."""
         self._clock_s = time.monotonic()

@@ -72,7 +72,7 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
             validation=open_validation(samples, config, objective, world),
         )
         if samples.warning:
-            journal.note(f"warning: {samples.warning}")
+            journal.warn(samples.warning)
         journal.open_board(learner.step)
         if not publisher.has_export(learner.step):  # the base, or what a kill came before
             previews = make_previews(config.preview, learner, objective, world)

@@ -55,8 +55,16 @@ class Samples:
 
 
 def open_samples(config: TrainConfig) -> Samples:
-    """The samples that a recipe names; ValueError if there are too few to validate on."""
+    """The samples that a recipe names.
+
+    ValueError if there are too few to validate on, or if they lack what the recipe's loss needs.
+    """
     training = ShardFolder(config.data.path)
+    if config.objective.mask_weight != 1 and not training.has_text_truth:
+        raise ValueError(
+            f"train.objective.mask_weight {config.objective.mask_weight} needs to know where the "
+            f"text is, and {config.data.path} does not: leave it 1, or take samples with words"
+        )
     validation, validated, held_out = training, NOBODY, NOBODY
     if config.validation:
         path, count = config.validation.path, config.validation.samples
