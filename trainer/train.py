@@ -9,6 +9,7 @@ from cluster.run_folder import RunFolder
 from trainer import distributed
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, split_batch
+from trainer.data.cache.reading import Cache, open_cache
 from trainer.data.loader import Batch, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.shards import ShardFolder
@@ -30,12 +31,13 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
         run, attempt, world, steps=config.steps, images_per_step=config.global_batch
     ) as journal:
         family = load_family(config.model, device=world.device, dtype_of=_dtype_of(config))
+        cache = open_cache(config, family)
         objective = Denoising(family, config)
         publisher = Publisher(run, attempt, config, world, journal, objective)
         checkpoint = _find_checkpoint(publisher, journal)
         torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
         learner = start_learner(family, config, world, checkpoint)
-        batches = _open_batches(config, world, learner.step)
+        batches = _open_batches(config, world, learner.step, cache)
         journal.open_board(learner.step)
         if not publisher.has_export(learner.step):  # the base, or what a kill came before
             previews = make_previews(config.preview, learner, objective, world)
@@ -114,7 +116,9 @@ def _find_checkpoint(publisher: Publisher, journal: Journal) -> Checkpoint | Non
     return checkpoint
 
 
-def _open_batches(config: TrainConfig, world: World, first_step: int) -> Iterator[Batch]:
+def _open_batches(
+    config: TrainConfig, world: World, first_step: int, cache: Cache | None
+) -> Iterator[Batch]:
     positions = rank_positions(
         first_step,
         config.steps,
@@ -130,4 +134,5 @@ def _open_batches(config: TrainConfig, world: World, first_step: int) -> Iterato
         seed=config.seed,
         global_batch=config.global_batch,
         masks=config.objective.mask_weight != 1,
+        cache=cache,
     )
