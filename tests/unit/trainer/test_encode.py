@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.run_folder import BrokenFolder, verify
+from cluster.run_folder import verify
 from tests.conftest import load_tiny, train_config
 from tests.unit.trainer.test_loader import spoil
 from trainer.config import ObjectiveConfig, TrainConfig
 from trainer.data.cache import work
 from trainer.data.cache.captions import find_bearers
 from trainer.data.cache.encode import encode, encode_share, silent
-from trainer.data.cache.reading import Cache, open_cache
+from trainer.data.cache.reading import Cache, Encodings, open_cache
 from trainer.data.config import BucketConfig, DataConfig
 from trainer.data.loader import Batch, open_batches
 from trainer.data.shards import ShardFolder, write_shards
@@ -48,24 +48,38 @@ def posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def keys(tiny_model: Path, posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The keys of a train section on the posters, with a cache that is there."""
+    data = DataConfig(
+        path=posters,
+        cache=tmp_path_factory.mktemp("cache"),
+        resolution=64,
+        buckets=BucketConfig(step_px=16),
+    )
+    run(train_config(tiny_model, data=data))
+    return {"objective": OBJECTIVE, "data": data}
+
+
 @pytest.fixture
-def make(tiny_model: Path, posters: Path, tmp_path: Path) -> Make:
-    """Makes a train section on the posters with a cache; keyword arguments are keys of the data."""
+def make(tiny_model: Path, keys: Any, tmp_path: Path) -> Make:
+    """Makes a train section without a cache yet; keyword arguments are keys of the data."""
 
     def config(**data: Any) -> TrainConfig:
-        keys: dict[str, Any] = {
-            "path": posters,
-            "cache": tmp_path / "cache",
-            "resolution": 64,
-            "buckets": BucketConfig(step_px=16),
-        }
-        return train_config(tiny_model, objective=OBJECTIVE, data=DataConfig(**keys | data))
+        mine = replace(keys["data"], **{"cache": tmp_path / "cache", **data})
+        return train_config(tiny_model, **{**keys, "data": mine})
 
     return config
 
 
-def run(config: TrainConfig, place: Place = Place(0, 0, 1)) -> str:
-    return encode_share(config, 4, silent, place)
+@pytest.fixture
+def encoded(tiny_model: Path, keys: Any) -> TrainConfig:
+    """A train section whose cache is there."""
+    return train_config(tiny_model, **keys)
+
+
+def run(config: TrainConfig, rank: int = 0, ranks: int = 1) -> str:
+    return encode_share(config, 8, silent, Place(rank, rank, ranks))
 
 
 def open_it(config: TrainConfig) -> Cache:
@@ -89,11 +103,26 @@ def batches(config: TrainConfig, cache: Cache | None, steps: int = 6) -> list[Ba
 
 
 def losses(config: TrainConfig, cache: Cache | None) -> list[float]:
+    """Of three steps: one of each frame."""
     family = load_tiny(Path(config.model))
     torch.manual_seed(0)
     trained, objective = Trained(family, config).eval(), Denoising(family, config)
     with torch.no_grad():
-        return [objective(trained, batch).item() for batch in batches(config, cache)]
+        return [objective(trained, batch).item() for batch in batches(config, cache, 3)]
+
+
+def assert_nothing_changed(config: TrainConfig, steps: int = 6) -> None:
+    """What the network is given is the same with and without the cache."""
+    objective = Denoising(load_tiny(Path(config.model)), config)
+    without, cached = (batches(config, cache, steps) for cache in (None, open_it(config)))
+    for before, after in zip(without, cached, strict=True):
+        noise = torch.randn(4, *objective.latent_shape(after))
+        torch.testing.assert_close(
+            objective.latents(after, noise), objective.latents(before, noise)
+        )
+        drop = [False, True, False, False]
+        torch.testing.assert_close(objective.told(after, drop), objective.told(before, drop))
+        assert after.broken == before.broken
 
 
 def count_pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -109,23 +138,26 @@ def count_pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
-@pytest.mark.parametrize("flip", [0.0, 0.5])
-def test_training_from_the_cache_computes_the_same_losses(
-    make: Make, flip: float, monkeypatch: pytest.MonkeyPatch
+def test_training_from_the_cache_computes_the_same_losses_and_reads_no_picture(
+    encoded: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make(flip=flip)
-    without = losses(config, None)
-    run(config)
-    cache = open_it(config)
+    without, cache = losses(encoded, None), open_it(encoded)
     read = count_pictures(monkeypatch)
-    assert losses(config, cache) == pytest.approx(without, rel=1e-6)
+    assert losses(encoded, cache) == pytest.approx(without, rel=1e-6)
     assert read == []
 
 
-def test_what_training_is_told_beside_pictures_and_captions_stays(make: Make) -> None:
+def test_a_mirrored_picture_has_latents_of_its_own(make: Make) -> None:
     config = make(flip=0.5)
     run(config)
-    pairs = zip(batches(config, None), batches(config, open_it(config)), strict=True)
+    assert_nothing_changed(config)
+
+
+def test_what_training_is_told_beside_pictures_and_captions_stays(
+    encoded: TrainConfig,
+) -> None:
+    cache = open_it(encoded)
+    pairs = zip(batches(encoded, None, 3), batches(encoded, cache, 3), strict=True)
     for before, after in pairs:
         assert before.positions == after.positions
         assert torch.equal(before.sizes, after.sizes)
@@ -136,22 +168,21 @@ def test_what_training_is_told_beside_pictures_and_captions_stays(make: Make) ->
         assert after.captions == []
 
 
-def test_text_encoders_that_learn_read_their_captions(make: Make) -> None:
-    config = replace(make(), text_encoder="full")
+def test_text_encoders_that_learn_read_their_captions(encoded: TrainConfig) -> None:
+    config = replace(encoded, text_encoder="full")
     assert run(config).endswith("text: not cached, since the text encoder is trained")
     cache = open_it(config)
     assert cache.text is None
-    without, cached = batches(config, None), batches(config, cache)
+    without, cached = batches(config, None, 2), batches(config, cache, 2)
     assert [batch.captions for batch in cached] == [batch.captions for batch in without]
-    assert losses(config, cache) == pytest.approx(losses(config, None), rel=1e-6)
+    assert all(batch.posterior is not None for batch in cached)
 
 
-def test_a_caption_is_kept_once_and_the_empty_one_with_them(make: Make) -> None:
-    config = make()
-    assert re.search(r"latents: 24 rows.*\ntext: 3 rows", run(config))
-    text = open_it(config).text
+def test_a_caption_is_kept_once_and_the_empty_one_with_them(encoded: TrainConfig) -> None:
+    text = open_it(encoded).text
     assert text is not None
-    family = load_tiny(Path(config.model))
+    assert text.manifest["rows"] == 3
+    family = load_tiny(Path(encoded.model))
     for number, caption in [(0, CAPTIONS[0]), (3, CAPTIONS[1]), (22, CAPTIONS[0])]:
         wanted = family.encode_tokens(family.tokenize([caption])).context[0]
         torch.testing.assert_close(text.read(number)["context"], wanted)
@@ -202,7 +233,7 @@ def test_a_killed_encode_goes_on_where_it_was(make: Make, monkeypatch: pytest.Mo
     run(config)
     assert len(first) == 16
     assert len(read) == 12  # three parts were done: 12 of 24 pictures are left
-    assert losses(config, open_it(config)) == pytest.approx(losses(config, None), rel=1e-6)
+    assert_nothing_changed(config, steps=3)
     read.clear()
     assert re.fullmatch("latents: already in .*\ntext: already in .*", run(config))
     assert read == []
@@ -214,26 +245,29 @@ def test_processes_share_the_parts_and_the_first_does_what_is_left(
     monkeypatch.setattr(work, "ROWS_PER_PART", 4)
     config = make()
     read = count_pictures(monkeypatch)
-    run(config, Place(1, 1, 3))
+    run(config, rank=1, ranks=3)
     assert len(read) == 8
-    run(config, Place(0, 0, 3))  # the third never came
+    run(config, rank=0, ranks=3)  # the third never came
     assert len(read) == len(set(read)) == 24
-    assert losses(config, open_it(config)) == pytest.approx(losses(config, None), rel=1e-6)
+    assert_nothing_changed(config, steps=3)
 
 
-def test_what_is_published_agrees_with_its_manifest(make: Make) -> None:
-    config = make()
-    run(config)
-    assert config.data.cache is not None
-    folders = sorted(config.data.cache.glob("*-*"))
-    assert [folder.name.split("-")[0] for folder in folders] == ["latents", "text"]
-    for folder in folders:
-        assert set(verify(folder)["files"]) == {p.name for p in folder.iterdir()} - {
-            "manifest.json"
-        }
-    (folders[0] / "00000.safetensors").write_bytes(b"?")
-    with pytest.raises(BrokenFolder, match=r"00000\.safetensors has 1 bytes"):
-        verify(folders[0])
+def test_what_is_published_is_what_its_manifest_lists(encoded: TrainConfig) -> None:
+    for part in open_it(encoded):
+        assert part is not None
+        there = {path.name for path in part.folder.iterdir()}
+        assert {*verify(part.folder)["files"], "manifest.json"} == there
+
+
+def test_a_damaged_file_is_named(encoded: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "copied"
+    shutil.copytree(open_it(encoded).latents.folder, folder)
+    with (folder / "00001.safetensors").open("r+b") as file:
+        file.truncate(2000)
+    latents = Encodings(folder)
+    number = int((latents.index[:, 0, 0] == 1).argmax())
+    with pytest.raises(OSError, match=r"copied/00001\.safetensors is damaged"):
+        latents.read(number)
 
 
 def test_a_broken_sample_is_passed_over_as_without_the_cache(
@@ -244,10 +278,8 @@ def test_a_broken_sample_is_passed_over_as_without_the_cache(
     spoil(copied, range(5, 6))
     config = make(path=copied)
     assert "1 cannot be read, such as posters/00000.tar:000000005 (cannot identify" in run(config)
-    without, cached = batches(config, None, 12), batches(config, open_it(config), 12)
-    assert any(batch.broken for batch in cached)
-    assert [batch.broken for batch in cached] == [batch.broken for batch in without]
-    assert losses(config, open_it(config)) == pytest.approx(losses(config, None), rel=1e-6)
+    assert any(batch.broken for batch in batches(config, open_it(config)))
+    assert_nothing_changed(config)
 
 
 def change_weight(model: Path, network: str, name: str) -> Any:
@@ -257,11 +289,10 @@ def change_weight(model: Path, network: str, name: str) -> Any:
     return family
 
 
-def test_each_folder_is_asked_for_by_all_that_it_depends_on(make: Make, tiny_model: Path) -> None:
-    config = make()
-    run(config)
+def test_each_folder_is_asked_for_by_all_that_it_depends_on(
+    encoded: TrainConfig, tiny_model: Path
+) -> None:
     encoder = "encoder.conv_in.weight"
-    embedding = "text_model.final_layer_norm.weight"
     weights = load_tiny(tiny_model).text_encoders["text_encoder"].state_dict()
     embedding = next(name for name in weights if name.endswith("final_layer_norm.weight"))
     for family, lacking in [
@@ -269,41 +300,45 @@ def test_each_folder_is_asked_for_by_all_that_it_depends_on(make: Make, tiny_mod
         (change_weight(tiny_model, "text_encoder", embedding), "text .*of another text encoders"),
     ]:
         with pytest.raises(ValueError, match=f"holds no {lacking}.: run `python -m trainer.data"):
-            open_cache(config, family)
+            open_cache(encoded, family)
     decoder = change_weight(tiny_model, "vae", "decoder.conv_in.weight")
-    assert open_cache(config, decoder) is not None
+    assert open_cache(encoded, decoder) is not None
 
 
 @pytest.mark.parametrize(
-    ("keys", "what"),
+    ("changes", "what"),
     [
         ({"resolution": 32}, "resolution"),
         ({"buckets": None}, "buckets"),
         ({"max_upscale": 1.0}, "max_upscale"),
-        ({"flip": 0.1}, "mirrored too"),
+        ({"max_upscale": 2.0, "buckets": None}, "buckets, max_upscale"),
     ],
 )
-def test_latents_of_other_frames_are_not_taken(make: Make, keys: Any, what: str) -> None:
-    run(make())
+def test_latents_of_other_frames_are_not_taken(
+    encoded: TrainConfig, changes: Any, what: str
+) -> None:
+    config = replace(encoded, data=replace(encoded.data, **changes))
     with pytest.raises(ValueError, match=rf"no latents for this recipe \(.* of another {what}\)"):
-        open_it(make(**keys))
+        open_it(config)
 
 
-def test_another_precision_or_other_samples_are_another_folder(make: Make, shards: Path) -> None:
-    config = make()
-    run(config)
-    family = load_tiny(Path(config.model))
+def test_another_precision_or_other_samples_are_another_folder(
+    encoded: TrainConfig, shards: Path
+) -> None:
+    family = load_tiny(Path(encoded.model))
     family.vae.to(torch.bfloat16)
     with pytest.raises(ValueError, match="of another vae, precision"):
-        open_cache(config, family)
+        open_cache(encoded, family)
     with pytest.raises(ValueError, match="of another data"):
-        open_it(make(path=shards))
+        open_it(replace(encoded, data=replace(encoded.data, path=shards)))
 
 
-def test_moved_samples_are_the_same_samples(make: Make, posters: Path, tmp_path: Path) -> None:
-    run(make())
-    shutil.copytree(posters, tmp_path / "moved")
-    assert open_it(make(path=tmp_path / "moved"))
+def test_moved_samples_are_the_same_samples(
+    encoded: TrainConfig, posters: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(posters, moved)
+    assert open_it(replace(encoded, data=replace(encoded.data, path=moved)))
 
 
 def test_what_cannot_be_kept_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
