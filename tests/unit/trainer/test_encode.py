@@ -327,7 +327,7 @@ def test_another_precision_or_other_samples_are_another_folder(
 ) -> None:
     family = load_tiny(Path(encoded.model))
     family.vae.to(torch.bfloat16)
-    with pytest.raises(ValueError, match="of another vae, precision"):
+    with pytest.raises(ValueError, match="of another precision, vae"):
         open_cache(encoded, family)
     with pytest.raises(ValueError, match="of another data"):
         open_it(replace(encoded, data=replace(encoded.data, path=shards)))
@@ -348,7 +348,7 @@ def test_what_cannot_be_kept_is_refused(make: Make, monkeypatch: pytest.MonkeyPa
         encode(make(cache=None), 4, silent)
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
-    with pytest.raises(ValueError, match=r"the latents take 0\.0 GB more, and .* has 0\.0 GB free"):
+    with pytest.raises(ValueError, match=r"the latents take 0\.0 MB more, and .* has 0\.0 MB free"):
         run(make())
 
 

@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 Bar = Callable[[str], Callable[[Iterable[Any], int], Iterable[Any]]]
 """Makes what shows progress on items of which there are so many, from a word on what is done."""
-GB = 10**9
 
 
 def encode(config: TrainConfig, batch: int, bar: Bar) -> str:
@@ -121,26 +120,27 @@ def _tell_size(kind: str, work: Work, staging: Path) -> None:
     total = sum(part.bytes for part in work.parts)
     needed = sum(part.bytes for part in undone(staging, work.parts))
     free = shutil.disk_usage(staging).free
-    done = f", {(total - needed) / GB:.2f} GB of them there" if needed < total else ""
     rows = sum(len(part.rows) for part in work.parts)
-    log.info(
-        "%s: %s rows in %.2f GB%s; %.0f GB free", kind, f"{rows:,}", total / GB, done, free / GB
-    )
+    there = f", of which {_text(total - needed)} are there" if needed < total else ""
+    log.info(f"{kind}: {rows:,} rows in {_text(total)}{there}; {_text(free)} are free")
     if needed > free:
         raise ValueError(
-            f"the {kind} take {needed / GB:.1f} GB more, and {staging.parent} has {free / GB:.1f} "
-            "GB free: set train.data.cache to another disk"
+            f"the {kind} take {_text(needed)} more, and {staging.parent} has {_text(free)} free: "
+            "set train.data.cache to a folder on another disk"
         )
 
 
 def _describe(folder: Path, shards: ShardFolder) -> str:
     manifest = read_manifest(folder)
     size = sum(file["bytes"] for file in manifest["files"].values())
-    line = (
-        f"{manifest['made_of']['kind']}: {manifest['rows']:,} rows, {size / GB:.2f} GB, in {folder}"
-    )
+    kind, rows = manifest["made_of"]["kind"], manifest["rows"]
+    line = f"{kind}: {rows:,} rows, {_text(size)}, in {folder}"
     broken = manifest["broken"]
     if broken:
         number, reason = next(iter(broken.items()))
         line += f"; {len(broken):,} cannot be read, such as {shards.key(int(number))} ({reason})"
     return line
+
+
+def _text(size: int) -> str:
+    return f"{size / 10**9:,.1f} GB" if size >= 10**9 else f"{size / 10**6:,.1f} MB"

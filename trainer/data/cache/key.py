@@ -38,8 +38,9 @@ def latents_facts(
         "buckets": frames["buckets"],
         "max_upscale": frames["max_upscale"],
         "mirrored too": config.flip > 0,
-        "vae": network_digest(family.vae, leave_out=DECODER),
+        # Before the weights, which it rounds: who reads what differs should read it first.
         "precision": _name(family.vae.dtype),
+        "vae": network_digest(family.vae, leave_out=DECODER),
     }
 
 
@@ -53,11 +54,11 @@ def text_facts(family: Family, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "data": data_digest(manifest),
         "family": type(family).__name__,
         "settings": {name: value for name, value in settings if isinstance(value, bool)},
-        "text encoders": [network_digest(encoder) for encoder in family.text_encoders.values()],
-        "tokenizers": [tokenizer_digest(tokenizer) for tokenizer in family.tokenizers],
         "precision": [
             _name(next(encoder.parameters()).dtype) for encoder in family.text_encoders.values()
         ],
+        "text encoders": [network_digest(encoder) for encoder in family.text_encoders.values()],
+        "tokenizers": [tokenizer_digest(tokenizer) for tokenizer in family.tokenizers],
     }
 
 
