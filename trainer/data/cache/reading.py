@@ -8,7 +8,6 @@ A folder of them is published like every other folder here (cluster/run_folder.p
     manifest.json           what they were made of, and which samples could not be read
 """
 
-import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,6 @@ class Encodings:
         # Mapped, not read: the ranks of a node share its pages.
         self.index = np.load(folder / INDEX, mmap_mode="r")
         self._files: dict[int, Any] = {}
-        weakref.finalize(self, self._files.clear)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to another process
