@@ -3,13 +3,45 @@
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+# What srun calls them; a batch script, which is no task, has no SLURM_STEP_NUM_TASKS.
+SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+
+
+class Place(NamedTuple):
+    """A process among those that share some work."""
+
+    rank: int
+    local_rank: int
+    """Among those of its machine."""
+    ranks: int
+
+
+def find_place() -> Place | None:
+    """Where an agent, torchrun or srun has put this process; None: it was started alone."""
+    for names in (RANK_VARIABLES[:3], SLURM_VARIABLES):
+        if all(name in os.environ for name in names):
+            place = Place(*(int(os.environ[name]) for name in names))
+            return place if place.ranks > 1 else None
+    return None
+
+
+def find_device(device: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
+    """Where the process with this number on its machine computes; ValueError without a GPU."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch sees no GPU here: --set train.device=cpu")
+    # A task of srun may see its own GPU alone.
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +96,7 @@ def start(device: Literal["cuda", "cpu"]) -> World:
             f"{', '.join(missing)} not set: a rank is started by `letterpress submit` or, on "
             "SLURM, by slurm/train_8xA100.sh"
         )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no GPU here: --set train.device=cpu")
+    mine = find_device(device, int(os.environ["LOCAL_RANK"]))
     # DeepSpeed chooses its accelerator when it is imported.
     os.environ["DS_ACCELERATOR"] = device
     import deepspeed
@@ -75,14 +106,13 @@ def start(device: Literal["cuda", "cpu"]) -> World:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed calls what torch has given a new name.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    local_rank = int(os.environ["LOCAL_RANK"])
     if device == "cuda":
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(mine)
     deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
     return World(
         rank=dist.get_rank(),
         ranks=dist.get_world_size(),
-        device=torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu"),
+        device=mine,
         control=dist.new_group(backend="gloo"),
     )
 

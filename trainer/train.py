@@ -11,6 +11,7 @@ from cluster.run_folder import RunFolder, published_steps
 from trainer import distributed
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, split_batch
+from trainer.data.cache.reading import open_cache
 from trainer.data.loader import Batch
 from trainer.data.order import rank_positions
 from trainer.data.samples import Samples, open_samples
@@ -55,12 +56,13 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
             dtype_of=_dtype_of(config),
             model_config=config.model_config,
         )
+        cache = open_cache(config, family)  # by the weights as they are, before any is trained
         objective = Denoising(family, config)
         publisher = Publisher(run, attempt, config, world, journal, objective)
         checkpoint = _find_checkpoint(publisher, journal)
         torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
         learner = start_learner(family, config, world, checkpoint)
-        samples = open_samples(config)
+        samples = open_samples(config, cache)
         job = Job(
             config=config,
             run=run,

@@ -3,6 +3,7 @@
 python -m trainer.data select --config RECIPE --out FILE   LAION's rows that are worth fetching
 python -m trainer.data build --config RECIPE               any source -> indexed shards
 python -m trainer.data check --config RECIPE               what is in them, what is broken
+python -m trainer.data encode --config RECIPE              latents and text embeddings, once for all
 """
 
 import argparse
@@ -38,6 +39,23 @@ example, train.data of a recipe:
 that was built of something else is refused.
 """
 
+ENCODE_EXAMPLE = """\
+example, train.data of a recipe:
+
+  data:
+    path: data/posters
+    resolution: 512
+    cache: data/encoded   # folders of latents and of text embeddings, named by what decides them
+
+Uses every GPU of this machine. Several machines share the work under srun, torchrun or an agent:
+
+  srun --nodes 4 --ntasks-per-node 8 python -m trainer.data encode --config RECIPE
+
+Killed, it goes on where it was. Done, it is not done again, until the samples, their frames, the
+autoencoder, the text encoders or train.precision change; then a new folder is written beside the
+old one, which you may remove. Pictures are read by train.data.workers processes per GPU.
+"""
+
 
 def main() -> int:
     """Parse the command line and do what it says."""
@@ -55,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.data", description=__doc__, formatter_class=shape
     )
-    commands = parser.add_subparsers(required=True, metavar="select|build|check")
+    commands = parser.add_subparsers(required=True, metavar="select|build|check|encode")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml")
     shared.add_argument(
@@ -96,6 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking.set_defaults(run=_check)
 
+    encoding = commands.add_parser(
+        "encode",
+        help="write latents and text embeddings for training to read",
+        parents=[shared],
+        epilog=ENCODE_EXAMPLE,
+        formatter_class=shape,
+    )
+    encoding.add_argument(
+        "--batch", type=int, help="pictures per forward pass (default: train.micro_batch)"
+    )
+    encoding.set_defaults(run=_encode)
+
     selecting = commands.add_parser(
         "select", help="write LAION's rows that pass the filters, for img2dataset", parents=[shared]
     )
@@ -118,6 +148,15 @@ def _build(config: TrainConfig, arguments: argparse.Namespace) -> str:
 
 def _check(config: TrainConfig, arguments: argparse.Namespace) -> str:
     return check(config, arguments.samples, _bar("reading samples"))
+
+
+def _encode(config: TrainConfig, arguments: argparse.Namespace) -> str:
+    batch = config.micro_batch if arguments.batch is None else arguments.batch
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    from trainer.data.cache.encode import encode
+
+    return encode(config, batch, _bar)
 
 
 def _select(config: TrainConfig, arguments: argparse.Namespace) -> str:

@@ -210,6 +210,9 @@ class DataConfig:
     """What stays of a picture of another shape than its frame; random cuts words."""
     flip: float = 0.0
     """Share of pictures that are mirrored, 0 to 1; letters too."""
+    cache: Path | None = None
+    """Folder of latents and text embeddings that `python -m trainer.data encode` writes once, to be
+    read in place of pictures and captions; null: encode while training."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -254,6 +257,10 @@ def _check_framing(config: DataConfig) -> None:
         raise ValueError(f"flip must be 0 to 1, got {config.flip}")
     if config.max_upscale is not None and config.max_upscale < 1:
         raise ValueError(f"max_upscale must be 1 or more, got {config.max_upscale}")
+    if config.cache and config.crop == "random":
+        raise ValueError(
+            "cache holds one crop of each picture: set crop to center, or cache to null"
+        )
     if config.resolution is None:
         for name, off in (("buckets", None), ("max_upscale", None), ("crop", "center")):
             if getattr(config, name) != off:

@@ -1,9 +1,10 @@
 """Batches for one rank, in the order that the seed fixed, whatever is broken in the shards."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.buckets import LEFT_OUT, assign_buckets, bucket_sizes
+from trainer.data.cache.reading import Cache, stack_rows
 from trainer.data.config import DataConfig
 from trainer.data.framing import Frame, Size, choose_frame, frame_chance
 from trainer.data.order import Order
@@ -30,10 +32,12 @@ class Item(NamedTuple):
     """One sample as it is trained on."""
 
     position: int
-    image: Tensor  # uint8, 3 height width
+    image: Tensor | None  # uint8, 3 height width; None where there is a posterior
+    posterior: Tensor | None  # 2 channels h w
     mask: Tensor | None  # float, 1 height width
     frame: Frame
-    caption: str
+    caption: str  # empty where there is text
+    text: dict[str, Tensor]  # embeddings of the caption; empty where they are not cached
     broken: tuple[str, ...]
 
 
@@ -43,8 +47,8 @@ class Batch:
 
     positions: list[int]
     """Places in the run's stream of samples: the seeds of their noise."""
-    images: Tensor
-    """uint8 RGB, batch 3 height width."""
+    images: Tensor | None
+    """uint8 RGB, batch 3 height width; None where `posterior` comes from a cache."""
     masks: Tensor | None
     """float, batch 1 height width: 1 where there is text; zeros for a sample that has no mask. None
     if they were not asked for."""
@@ -52,8 +56,13 @@ class Batch:
     """int64, batch 6, in SDXL's order: the picture's height and width, how much was cropped at the
     top and left, the frame's height and width."""
     captions: list[str]
+    """An empty list where `text` comes from a cache."""
     broken: list[str]
     """Names of samples that could not be read and were passed over for the next one."""
+    posterior: Tensor | None = None
+    """Mean and deviation of the autoencoder's posterior, batch 2 channels h w."""
+    text: Mapping[str, Tensor] | None = None
+    """The fields of a Conditioning: a row for each sample, and one more for the empty caption."""
 
 
 class Stream(Dataset[Item]):
@@ -72,11 +81,13 @@ class Stream(Dataset[Item]):
         global_batch: int,
         masks: bool,
         held_out: NDArray[np.int64] | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
         self.masks = masks
+        self.cache = cache
         self.sizes = shards.sizes
         self.frames = bucket_sizes(config)
         buckets = assign_buckets(self.sizes, config)
@@ -103,13 +114,25 @@ class Stream(Dataset[Item]):
 
     def read(self, number: int, bucket: int, position: int) -> Item:
         """Sample `number` as it is trained on at `position`; one of BROKEN if it cannot be read."""
-        frame = self._frame(number, bucket, position)
-        picture = self.shards.image(number, spare_detail(frame))
-        mask = self._mask(number, frame) if self.masks else None
-        caption = self.shards.caption(number)
-        return Item(position, framed_image(picture, frame), mask, frame, caption, ())
+        frame = self.frame(number, bucket, position)
+        text = self.cache.read_text(number) if self.cache else {}
+        return Item(
+            position=position,
+            image=None if self.cache else self.picture(number, frame),
+            posterior=self.cache.read_posterior(number, frame.flip) if self.cache else None,
+            mask=self._mask(number, frame) if self.masks else None,
+            frame=frame,
+            caption="" if text else self.shards.caption(number),
+            text=text,
+            broken=(),
+        )
 
-    def _frame(self, number: int, bucket: int, position: int) -> Frame:
+    def picture(self, number: int, frame: Frame) -> Tensor:
+        """The picture of a sample in its frame; one of BROKEN if it cannot be read."""
+        return framed_image(self.shards.image(number, spare_detail(frame)), frame)
+
+    def frame(self, number: int, bucket: int, position: int) -> Frame:
+        """Where the picture of a sample is cut when it is trained on at `position`."""
         source = Size(*map(int, self.sizes[number]))
         return choose_frame(
             source,
@@ -131,11 +154,12 @@ def open_batches(stream: Stream, positions: Iterator[list[int]]) -> Iterator[Bat
 
     The positions of one batch are of one step: `global_batch` positions from a multiple of it on.
     """
+    empty = stream.cache.read_empty_caption() if stream.cache else {}
     loader = DataLoader(
         stream,
         batch_sampler=positions,
         num_workers=stream.config.workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, empty=empty),
     )
     return iter(loader)
 
@@ -156,19 +180,26 @@ def fixed_batches(
             with suppress(*BROKEN):
                 items[bucket].append(stream.read(number, bucket, number))
     return [
-        _collate(group[first : first + batch])
+        _collate(group[first : first + batch], empty={})
         for group in items.values()
         for first in range(0, len(group), batch)
     ]
 
 
-def _collate(items: Sequence[Item]) -> Batch:
-    masks = [item.mask for item in items if item.mask is not None]
+def _collate(items: Sequence[Item], empty: dict[str, Tensor]) -> Batch:
+    texts = [item.text for item in items if item.text]
     return Batch(
         positions=[item.position for item in items],
-        images=torch.stack([item.image for item in items]),
-        masks=torch.stack(masks) if masks else None,
+        images=_stack([item.image for item in items]),
+        masks=_stack([item.mask for item in items]),
         sizes=torch.tensor([item.frame.conditioning for item in items]),
-        captions=[item.caption for item in items],
+        captions=[item.caption for item in items if not item.text],
         broken=[name for item in items for name in item.broken],
+        posterior=_stack([item.posterior for item in items]),
+        text=stack_rows([*texts, empty]) if texts else None,
     )
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(there) if there else None

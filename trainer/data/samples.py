@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TrainConfig
+from trainer.data.cache.reading import Cache
 from trainer.data.framing import quotes_words, spoils_text
 from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
 from trainer.data.shards import ShardFolder
@@ -27,6 +28,8 @@ class Samples:
     """Where those that are validated on lie; the same folder, or another."""
     validated: NDArray[np.int64]
     """Their numbers there."""
+    cache: Cache | None
+    """What they are read from in place of pictures and captions."""
     warning: str | None
     """What spoils the samples for this run, in one line."""
 
@@ -51,11 +54,12 @@ class Samples:
             global_batch=self.config.global_batch,
             masks=masks,
             held_out=self.held_out,
+            cache=self.cache,
         )
 
 
-def open_samples(config: TrainConfig) -> Samples:
-    """The samples that a recipe names.
+def open_samples(config: TrainConfig, cache: Cache | None = None) -> Samples:
+    """The samples that a recipe names; what is in `cache` is read from there.
 
     ValueError if there are too few to validate on, or if they lack what the recipe's loss needs.
     """
@@ -77,6 +81,7 @@ def open_samples(config: TrainConfig) -> Samples:
         held_out=held_out,
         validation=validation,
         validated=validated,
+        cache=cache,
         warning=spoils_text(config.data, _shows_words(training)),
     )
 

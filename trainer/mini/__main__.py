@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     unseen = _unseen(shards[0])
 
     clip = new_clip(size, tokenizer)
-    pairs = ((b.images, b.captions) for b in _in_turn(shards, clip_steps, CLIP_BATCH))
+    pairs = _in_turn(shards, clip_steps, CLIP_BATCH)
 
     def clip_loss() -> Tensor:
         return contrastive_loss(similarities(clip, tokenizer, processor, next(pairs)))
@@ -99,7 +100,7 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     print(f"CLIP finds the caption of {matched:.1%} of {CHECKED} unseen pictures among all of them")
 
     vae = new_autoencoder(size)
-    images = (b.images for b in _in_turn(shards, autoencoder_steps, AUTOENCODER_BATCH))
+    images = (images for images, _ in _in_turn(shards, autoencoder_steps, AUTOENCODER_BATCH))
 
     def vae_loss() -> Tensor:
         return autoencoder_loss(vae, next(images).float() / 127.5 - 1)
@@ -139,9 +140,11 @@ def draw_references(style: Path, tar: Path) -> None:
             writer.write({"__key__": f"{number:04d}", "png": buffer.getvalue()})
 
 
-def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Batch]:
+def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Pairs]:
     sources = [_batches(shards, steps, batch) for shards in folders]
-    return (batch for batches in zip(*sources, strict=True) for batch in batches)
+    for data in chain.from_iterable(zip(*sources, strict=True)):
+        assert data.images is not None, "nothing is read from a cache"
+        yield data.images, data.captions
 
 
 def _batches(shards: ShardFolder, steps: int, batch: int) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from trainer.objectives.noising import (
     offset_noise,
     schedule_of,
 )
-from trainer.objectives.randomness import Draws, draw
+from trainer.objectives.randomness import draw
 
 
 class Denoising:
@@ -44,7 +44,7 @@ class Denoising:
         )
         latents = self.latents(batch, draws.posterior)
         noise = offset_noise(draws.noise, draws.offset, self.config.noise_offset).to(latents)
-        captions = self.captions(_dropped(batch, draws))
+        captions = self.told(batch, draws.drop_caption)
         errors = self.errors(trained, latents, noise, draws.timesteps, captions, batch)
         return self.weigh(errors, draws.timesteps, batch)
 
@@ -97,6 +97,10 @@ class Denoising:
 
     def latent_shape(self, batch: Batch) -> tuple[int, int, int]:
         """Channels, height and width of a batch's latents; ValueError if the model takes none."""
+        if batch.posterior is not None:
+            channels, height, width = batch.posterior.shape[2:]
+            return channels, height, width
+        assert batch.images is not None, "a batch has pictures or their posterior"
         scale = self.family.latent_scale
         height, width = batch.images.shape[2:]
         if height % scale or width % scale:
@@ -107,7 +111,21 @@ class Denoising:
 
     def latents(self, batch: Batch, posterior: Tensor) -> Tensor:
         """The scaled latents of a batch's pictures, fp32."""
-        return self.family.encode_images(batch.images, posterior).float()
+        if batch.images is not None:
+            return self.family.encode_images(batch.images, posterior).float()
+        assert batch.posterior is not None, "a batch has pictures or their posterior"
+        mean, std = batch.posterior.to(self.family.device).unbind(1)
+        return self.family.scale_latents(mean + std * posterior.to(mean)).float()
+
+    def told(self, batch: Batch, drop_caption: Sequence[bool]) -> TokenIds | Conditioning:
+        """A batch's captions as `Trained` takes them, those that are dropped as empty ones."""
+        if batch.text is None:
+            pairs = zip(batch.captions, drop_caption, strict=True)
+            return self.captions(["" if drop else caption for caption, drop in pairs])
+        empty = len(drop_caption)
+        rows = [empty if drop else row for row, drop in enumerate(drop_caption)]
+        device = self.family.device
+        return Conditioning(**{name: text[rows].to(device) for name, text in batch.text.items()})
 
     def captions(self, captions: Sequence[str]) -> TokenIds | Conditioning:
         """Captions as `Trained` takes them: tokens where their encoders learn, else embeddings."""
@@ -135,13 +153,6 @@ def predicted_by(family: Family, config: TrainConfig) -> str:
             "trained"
         )
     return wanted
-
-
-def _dropped(batch: Batch, draws: Draws) -> list[str]:
-    return [
-        "" if drop else caption
-        for caption, drop in zip(batch.captions, draws.drop_caption, strict=True)
-    ]
 
 
 def _mask_weights(masks: Tensor, errors: Tensor, config: ObjectiveConfig) -> Tensor:
