@@ -89,7 +89,7 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
     job = Job(run, attempt, Follower(run, attempt))
     code: int = ExitCode.RETRY_ELSEWHERE
     try:
-        code = _build_samples(job)
+        code = _make_samples(job, recipe)
         if code == ExitCode.DONE:
             code = _train_and_score(job, recipe)
     except KeyboardInterrupt:
@@ -103,9 +103,13 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
     return code
 
 
-def _build_samples(job: Job) -> int:
-    builder = job.start(["trainer.data", "build", "--config", str(job.run.recipe)], log=None)
-    code = job.wait(builder)
+def _make_samples(job: Job, recipe: Recipe) -> int:
+    """Build the samples, and encode them if the recipe has a cache; again at no cost."""
+    code: int = ExitCode.DONE
+    for command in ("build", "encode") if recipe.train.data.cache else ("build",):
+        if code == ExitCode.DONE:
+            maker = job.start(["trainer.data", command, "--config", str(job.run.recipe)], log=None)
+            code = job.wait(maker)
     return ExitCode.STOPPED if job.stops_asked else code
 
 

@@ -97,13 +97,14 @@ def recipe(tmp_path: Path, train_keys: dict[str, Any], tiny_model: Path) -> Call
 def test_the_whole_road_from_recipe_to_table(
     launcher: Launcher, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    words = {"samples": 16, "min_letters": 4}
-    path = recipe(score=True, data={"path": "drawn", "words": words}, unet="lora", lora={"rank": 2})
+    data = {"path": "drawn", "words": {"samples": 16, "min_letters": 4}, "cache": "encoded"}
+    path = recipe(score=True, data=data, unet="lora", lora={"rank": 2})
     done = launcher.start("submit", str(path))
     output, _ = done.communicate(timeout=180)
     assert done.returncode == ExitCode.DONE, output
     for line in (
         "drew 16 samples into",
+        "latents: 16 rows",
         "2 ranks started after step 0 of 4",
         "published checkpoints/step-00000002",
         "published exports/step-00000004",
