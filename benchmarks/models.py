@@ -94,6 +94,9 @@ def write_model(name: str, folder: Path, device: str = "cpu") -> Path:
     numbers = range(1, 1 + len(SHAPES[name].text_encoders))
     tokenizers = {_numbered("tokenizer", number): new_tokenizer(TOKENS) for number in numbers}
     _pipeline(networks | tokenizers).save_pretrained(folder)
+    del networks, network
+    if device != "cpu":
+        torch.cuda.empty_cache()  # for the ranks, which are other processes
     return folder
 
 

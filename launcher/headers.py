@@ -79,9 +79,7 @@ def read_header(path: Path) -> Shapes:
         try:
             header: dict[str, Any] = json.loads(file.read(length))
         except ValueError:
-            raise ValueError(
-                f"{path} is no whole safetensors file: its header ends early"
-            ) from None
+            raise ValueError(f"{path} is not whole: its header ends early") from None
     header.pop("__metadata__", None)
     return {n: tuple(t["shape"]) for n, t in header.items() if t["dtype"] in FLOATS}
 

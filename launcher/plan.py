@@ -171,11 +171,11 @@ def seconds_per_step(
 def checkpoint_bytes(config: TrainConfig, model: Model) -> tuple[float, float]:
     """Of a checkpoint, fp32 masters, moments and average; and of the export beside it."""
     work = workload_of(config, model.networks, model.height, model.width)
-    per_weight = 4 * (4 if config.ema else 3)
+    checkpoint = 4 * (4 if config.ema else 3) * work.trained
+    if "full" not in (config.unet, config.text_encoder):
+        return checkpoint, 4 * work.trained  # the adapters
     size = 2 if config.precision == "bf16" else 4
-    full = [n for n in model.networks if config.how(n) == "full"]
-    whole = size * sum(prod(shape) for n in full for shape in model.networks[n].values())
-    return per_weight * work.trained, whole or size * work.trained
+    return checkpoint, size * (work.trained + work.base + work.frozen)  # a whole diffusers folder
 
 
 def save_interval_s(bytes_per_rank: float, nodes: int) -> float:
