@@ -1,10 +1,11 @@
 """python -m benchmarks.throughput [MODEL]: pictures per second of one rank, technique by technique.
 
 The trainer's own engine, learner and objective, on random weights of the shape of Stable Diffusion
-1.5 (sd15) or XL (sdxl) at their own resolution; without a GPU on a tiny model (tiny), which says
-nothing about one. Each line is a process of its own and has all that the lines above it have. Given
-latents and embeddings stand for an encoded data set; with online encoding the autoencoder and the
-text encoder run at every step, as in the peer, `plain loop` (benchmarks/plain_loop.py).
+1.5 (sd15) or XL (sdxl) at their own resolution; without a GPU on a tiny model (tiny) in seconds of
+one core's time, which says nothing about a GPU. Each line is a process of its own and has all that
+the lines above it have. Given latents and embeddings stand for an encoded data set; with online
+encoding the autoencoder and the text encoder run at every step, as in the peer, `plain loop`
+(benchmarks/plain_loop.py).
 
 MFU is operations over what the GPU could do in bf16 in that time. Operations are counted by torch's
 FlopCounterMode on meta tensors, forward and backward, without what gradient checkpointing repeats
@@ -61,7 +62,8 @@ def main(model: str | None = None) -> None:
             print(show(rows[-1]), flush=True)
     report = {
         "command": f"python -m benchmarks.throughput {model}",
-        "unit": f"pictures per second of one rank, median of {ROUNDS} rounds",
+        "unit": f"pictures per second of one rank, median of {ROUNDS} rounds"
+        + ("" if on_gpu else "; seconds of one core's time"),
         "machine": machine(),
         "versions": {name: version(name) for name in ("torch", "deepspeed", "diffusers", "peft")},
         "model": model,
@@ -102,10 +104,11 @@ def lines(model: str, on_gpu: bool) -> list[tuple[str, Case]]:
     def speed(key: str) -> Callable[[Case], object]:
         return lambda c: c["train"].setdefault("speed", {}).update({key: True})
 
-    add("full, fp32 (TF32 on a GPU), attention spelled out", lambda c: None)
-    if on_gpu:  # a CPU takes minutes for a convolution's backward pass in bf16
+    # A CPU takes minutes for a convolution's backward pass in bf16, and has its one attention.
+    add("full, fp32, attention spelled out" if on_gpu else "full, fp32", lambda c: None)
+    if on_gpu:
         add("+ bf16", lambda c: c["train"].update(precision="bf16"))
-    add("+ fused attention kernels", lambda c: c.update(attention="fused"))
+        add("+ fused attention kernels", lambda c: c.update(attention="fused"))
     add("+ channels_last", speed("channels_last"))
     if on_gpu:
         add("+ compiled blocks", speed("compile"))
@@ -143,6 +146,8 @@ def measure_rank(case: Case) -> dict[str, Any]:
     _set_kernels(case)
     step = _plain_step(case) if case.get("plain") else _our_step(case)
     on_gpu = case["train"]["device"] == "cuda"
+    if not on_gpu:
+        torch.set_num_threads(1)
     steps = 10 if on_gpu else 2
     _timed(step, 4, on_gpu)  # compilation, the choice of kernels, AdamW's state
     rates = [steps * pictures / _timed(step, steps, on_gpu) for _ in range(ROUNDS)]
@@ -197,7 +202,7 @@ def _plain_step(case: Case) -> Callable[[], None]:
 
 
 def _set_kernels(case: Case) -> None:
-    """Attention spelled out or by torch's fused kernels, AdamW as torch chooses or in one kernel."""
+    """Attention spelled out or by fused kernels, AdamW as torch chooses or in one kernel."""
     fused = case["attention"] == "fused"
     torch.backends.cuda.enable_flash_sdp(fused)
     torch.backends.cuda.enable_mem_efficient_sdp(fused)
@@ -233,14 +238,15 @@ def picture_flop(case: Case) -> float:
 
 
 def _timed(step: Callable[[], None], steps: int, on_gpu: bool) -> float:
-    if on_gpu:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    """Seconds; on a CPU of the processor's time, whatever else it does."""
+    clock = time.perf_counter if on_gpu else time.process_time
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    wait()
+    start = clock()
     for _ in range(steps):
         step()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    wait()
+    return clock() - start
 
 
 def _peak_tflops() -> float | None:
