@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install demo test lint mini-model clean
+.PHONY: help install demo test lint bench mini-model clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ lint: install ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install ## measure again what benchmarks/results/ says, on this machine
+	@$(PIP) --editable '.[bench]'
+	$(BIN)/python -m benchmarks.data_loading
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.throughput
 
 # Three hours on two cores. The encoders first; then the UNet by the ordinary trainer, in two rounds;
 # then 16 bits of all.

@@ -1,4 +1,4 @@
-"""The command line: letterpress submit, status, logs, stop, resume, board and the rest."""
+"""The command line: letterpress submit, plan, status, logs, stop, resume, board and the rest."""
 
 import argparse
 import os
@@ -26,6 +26,7 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
 
   letterpress submit recipes/mini.yaml            train and score on this machine; Ctrl-C saves
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
+  letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
   letterpress status                              all runs; `status runs/mini` for one
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         "--on", default="local", help="where: local (this machine). On SLURM: sbatch slurm/*.sh"
     )
     submit_parser.add_argument("--dry-run", action="store_true", help="show, start nothing")
+    plan_parser = add("plan", plan_command)
+    _recipe_arguments(plan_parser)
+    plan_parser.add_argument("--nodes", type=int, help="default: the recipe's ranks.nodes")
+    plan_parser.add_argument("--gpus-per-node", type=int, help="default: ranks.per_node")
+    plan_parser.add_argument("--gpu-memory-gb", type=float, help="of one GPU, as nvidia-smi shows")
+    plan_parser.add_argument("--images-per-s", type=float, help="of one GPU, if it was measured")
     freeze_parser = add("freeze", freeze_command)
     _recipe_arguments(freeze_parser)
     run_parser = add("resume", resume)
@@ -105,6 +112,24 @@ def submit(arguments: argparse.Namespace) -> int:
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
     return ExitCode.DONE if arguments.dry_run else _run_here(recipe, freeze(recipe, root))
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    """Tell what a recipe takes: memory at each ZeRO stage, hours, checkpoints. Starts nothing."""
+    from launcher.plan import Machines, plan
+
+    recipe = _recipe(arguments)
+    for name in ("nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
+    machines = Machines(
+        nodes=arguments.nodes or recipe.ranks.nodes,
+        gpus_per_node=arguments.gpus_per_node or recipe.ranks.per_node,
+        gpu_memory_gb=arguments.gpu_memory_gb,
+    )
+    print(plan(recipe, machines, arguments.images_per_s))
+    return ExitCode.DONE
 
 
 def resume(arguments: argparse.Namespace) -> int:

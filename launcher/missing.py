@@ -1,10 +1,10 @@
 """What a recipe names and is not there, said before anything starts."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.run_folder import MANIFEST
+from launcher.hub import cached_folder, hub_cache
 from launcher.recipe import Recipe
 from trainer.config import TrainConfig
 
@@ -16,14 +16,14 @@ def missing_files(recipe: Recipe) -> list[str]:
 
 def _missing_models(train: TrainConfig) -> Iterator[str]:
     for key, model in (("model", train.model), ("model_config", train.model_config)):
-        if model is None or Path(model).exists() or _in_hub_cache(model):
+        if model is None or Path(model).exists() or cached_folder(model):
             continue
         cure = "give the path of a diffusers folder"
         if _is_hub_name(model):
             cure = f"`hf download {model}` puts it there, or {cure}"
         yield (
             f"train.{key} {model!r} is neither a folder nor a file nor in the Hugging Face cache "
-            f"({_hub_cache()}): {cure}"
+            f"({hub_cache()}): {cure}"
         )
 
 
@@ -63,15 +63,3 @@ def _missing_eval(recipe: Recipe) -> Iterator[str]:
 
 def _is_hub_name(model: str) -> bool:
     return model.count("/") == 1 and not model.startswith((".", "/", "~"))
-
-
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models; the same rule, without importing it."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-
-
-def _in_hub_cache(model: str) -> bool:
-    """Whether a download was begun is not enough: the file that lists the parts is there."""
-    folder = _hub_cache() / f"models--{model.replace('/', '--')}"
-    return any(folder.glob("snapshots/*/model_index.json"))
