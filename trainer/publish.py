@@ -4,12 +4,17 @@ A checkpoint is published while training goes on. At the step, each rank copies 
 host memory; a thread of its own writes and hashes it. Once every rank has, rank 0 writes the
 manifest and renames the folder: then, and only then, it exists (cluster/run_folder.py). From that
 folder, again beside the training, rank 0 makes the export.
+
+The copy takes 12 bytes of host memory for each weight that a rank answers for, 16 with an average.
+It is kept from one checkpoint to the next: fresh memory costs several times what the copying does,
+and pinned memory more. So a checkpoint that comes before the last one is written waits for it.
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,15 +30,14 @@ from cluster.run_folder import (
     RunFolder,
     fingerprint,
     newest_complete,
+    point_latest,
     publish,
-    published_steps,
+    recover,
     staging_folder,
-    sweep_staging,
 )
 from trainer.checkpoint import Checkpoint, part_file, save_part
-from trainer.config import KeepConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.distributed import World
-from trainer.early_stop import Series, read_series
 from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
@@ -41,6 +45,7 @@ from trainer.masters import MASTER, MOMENTS
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
+from trainer.retention import remove_old
 
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
 Previews = Sequence[Image.Image]
@@ -58,6 +63,8 @@ class Snapshot:
     previews: Previews
     copied: torch.cuda.Event | None
     """The copy from the GPU is done when this has happened; None: it is done."""
+    copy_s: float
+    """What it cost the loop."""
 
 
 class Publisher:
@@ -83,12 +90,13 @@ class Publisher:
         self._thread = ThreadPoolExecutor(1, "publisher")
         self._pending: tuple[Snapshot, Future[dict[str, Any]]] | None = None
         self._exports: list[Future[Path]] = []
+        self._host: dict[str, Tensor] = {}
 
     def sweep(self) -> None:
-        """Remove what killed attempts left half-written."""
+        """Undo what killed attempts left half done."""
         if self.world.is_main:
-            sweep_staging(self.run.checkpoints)
-            sweep_staging(self.run.exports)
+            recover(self.run.checkpoints)
+            recover(self.run.exports)
         self.world.barrier()
 
     def newest_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
@@ -100,6 +108,8 @@ class Publisher:
         folder, passed_over = self.world.share(found)
         if folder is None and passed_over:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
+        if folder and self.world.is_main:
+            point_latest(folder)  # a kill may have come before that
         return (Checkpoint(folder) if folder else None), passed_over
 
     def save(self, learner: Learner, previews: Previews, *, final: bool) -> None:
@@ -108,7 +118,8 @@ class Publisher:
         `final`: nothing will, unless the recipe is changed.
         """
         self.wait()
-        snapshot = _snapshot(learner, previews, final)
+        snapshot = _snapshot(learner, previews, final, self._host)
+        self._host = snapshot.tensors
         masters = learner.masters
         fragments = masters.fragments_of(masters.mine)
         self._shapes = masters.shapes
@@ -144,7 +155,11 @@ class Publisher:
 
     def has_export(self, step: int) -> bool:
         """Whether `step` is exported already."""
-        return bool(self.world.share((self.run.export(step) / MANIFEST).is_file()))
+        export = self.run.export(step)
+        found = self.world.share((export / MANIFEST).is_file())
+        if found and self.world.is_main:
+            point_latest(export)  # a kill may have come before that
+        return bool(found)
 
     def export_again(self, checkpoint: Checkpoint | None, previews: Previews) -> None:
         """Publish the export that should be there already: of a checkpoint, or of step 0.
@@ -171,7 +186,8 @@ class Publisher:
     def _publish(self) -> None:
         assert self._pending is not None
         (snapshot, future), self._pending = self._pending, None
-        part = future.result()
+        began_s = time.monotonic()
+        part = future.result()  # done already, unless the loop has come to the next one
         parts = self.world.gather((part_file(self.world.rank), part))
         final = self.run.checkpoint(snapshot.step)
         if self.world.is_main:
@@ -184,8 +200,8 @@ class Publisher:
                 "history": snapshot.history,
             }
             publish(self._staging(snapshot.step), final, facts, dict(parts))
-        self._journal.event("checkpoint", step=snapshot.step, path=str(final))
-        self._journal.note(f"published {final.name} to resume from")
+        stall_s = snapshot.copy_s + time.monotonic() - began_s
+        self._journal.checkpoint(snapshot.step, final, stall_s)
         self._export(final, snapshot.step, snapshot.final, snapshot.previews)
 
     def _make_export(
@@ -207,21 +223,11 @@ class Publisher:
                 publish(staging, final, {**facts, **rest})
             self._journal.event("export", step=step, path=str(final))
             self._journal.note(f"published {final.name} for inference")
-            self._retire()
+            for old in remove_old(self.run, step, self.config.keep):
+                self._journal.note(f"removed checkpoint {old}: train.keep")
             return final
 
         self._exports.append(self._thread.submit(make))
-
-    def _retire(self) -> None:
-        """Remove the checkpoints that the recipe does not keep."""
-        steps = [step for step, _ in published_steps(self.run.checkpoints)]
-        for step in retired(steps, self.config.keep, self._kept_series):
-            shutil.rmtree(self.run.checkpoint(step))
-            self._journal.note(f"removed checkpoint {step}: train.keep")
-
-    def _kept_series(self) -> Series:
-        _, newest = published_steps(self.run.checkpoints)[-1]
-        return read_series(self.run, self.config.keep.metric, Checkpoint(newest).history)
 
     def _raise_failed_exports(self) -> None:
         for export in [export for export in self._exports if export.done()]:
@@ -251,37 +257,32 @@ def export_weights(
     return {**facts, "weights": kind}
 
 
-def retired(steps: Sequence[int], config: KeepConfig, series: Callable[[], Series]) -> list[int]:
-    """Which of the checkpoints at `steps`, oldest first, are to be removed.
+def _snapshot(
+    learner: Learner, previews: Previews, final: bool, reused: Mapping[str, Tensor]
+) -> Snapshot:
+    """Copy what this rank answers for to host memory, without waiting for the GPU.
 
-    What is best counts among those that are still there and have a value.
+    Tensors of an earlier snapshot, `reused`, are overwritten.
     """
-    if not config.newest or len(steps) <= config.newest:
-        return []
-    kept = set(steps[-config.newest :])
-    if config.best:
-        known = series()
-        there = {step: value for step, value in known.values.items() if step in steps}
-        kept |= set(known._replace(values=there).best(config.best))
-    return [step for step in steps if step not in kept]
-
-
-def _snapshot(learner: Learner, previews: Previews, final: bool) -> Snapshot:
-    """Copy what this rank answers for to host memory, without waiting for the GPU."""
+    began_s = time.monotonic()
     kinds = {kind: learner.masters.tensors(kind) for kind in (MASTER, *MOMENTS)}
     if learner.ema:
         kinds[EMA] = learner.ema.averages
     tensors, copied = {}, None
     for kind, flats in kinds.items():
         for number, flat in flats.items():
-            host = torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda)
-            tensors[f"{kind}/{number}"] = host.copy_(flat, non_blocking=True)
+            name = f"{kind}/{number}"
+            host = reused.get(name)
+            if host is None:
+                host = torch.empty_like(flat, device="cpu", pin_memory=flat.is_cuda)
+            tensors[name] = host.copy_(flat, non_blocking=True)
             if flat.is_cuda and copied is None:
                 copied = torch.cuda.Event()
     if copied:
         copied.record()
     history = {name: dict(values) for name, values in learner.history.items()}
-    return Snapshot(learner.step, final, history, tensors, previews, copied)
+    copy_s = time.monotonic() - began_s
+    return Snapshot(learner.step, final, history, tensors, previews, copied, copy_s)
 
 
 @contextmanager
