@@ -6,6 +6,7 @@ between two operations can be chosen, and with a delay any moment inside one.
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,21 +21,22 @@ CHECKOUT = Path(__file__).parents[1]
 OPERATIONS = frozenset({"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir"})
 
 
-def kill_at(folder: Path, number: int, delay_s: float = 0.0) -> None:
-    """Kill this process at its operation `number` (from 0) on what is in `folder`.
+def kill_at(folder: Path, place: str, number: int, delay_s: float = 0.0) -> None:
+    """Kill this process at its operation `number` (from 0) of a kind on what is in `folder`.
 
-    Without a delay that operation does not happen. There is no way back.
+    `place` is a pattern of the kind, such as `os.rename exports/LATEST`. Without a delay that
+    operation does not happen. There is no way back.
     """
     count = itertools.count()
 
-    def die_in_time(operation: str, path: str) -> None:
-        if next(count) == number:
+    def die_in_time(operation: str) -> None:
+        if re.match(place, operation) and next(count) == number:
             threading.Timer(delay_s, _die).start() if delay_s else _die()
 
     on_operation(folder, die_in_time)
 
 
-def on_operation(folder: Path, tell: Callable[[str, str], None]) -> None:
+def on_operation(folder: Path, tell: Callable[[str], None]) -> None:
     """Call `tell` before each operation of this process on what is in `folder`, for good."""
     inside = f"{folder}/"
 
@@ -42,7 +44,7 @@ def on_operation(folder: Path, tell: Callable[[str, str], None]) -> None:
         if event in OPERATIONS:
             path = _path(event, args)
             if path.startswith(inside):
-                tell(event, path.removeprefix(inside))
+                tell(f"{event} {path.removeprefix(inside)}")
 
     sys.addaudithook(hook)
 
@@ -79,7 +81,7 @@ def kill_copies(act: Callable[[Path], None], argv: list[str]) -> None:
         shutil.copytree(folder, copy)
         pid = os.fork()
         if not pid:
-            kill_at(copy, number)
+            kill_at(copy, "", number)
             act(copy)
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
