@@ -83,7 +83,6 @@ def test_twenty_kills_at_random_moments_change_nothing(make_run: Callable[..., R
             runs.append(make_run(f"killed-{len(runs)}", **CHANGES))
             newest = 0
         assert len(runs) < 20, f"no rank ever comes to {moments}"
-    print("RUNS", [r.last_attempt() + 1 for r in runs], attempt_s)
     assert not killed(fork_ranks(context, runs[-1]), rng)
     for run in runs:
         assert_the_same(run, whole)
