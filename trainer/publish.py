@@ -34,6 +34,7 @@ from cluster.run_folder import (
     publish,
     recover,
     staging_folder,
+    step_of,
 )
 from trainer.checkpoint import Checkpoint, part_file, save_part
 from trainer.config import TrainConfig
@@ -102,14 +103,15 @@ class Publisher:
     def newest_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, if there is one, and what was passed over.
 
+        What a kill kept from being done after it was published is done now.
         ValueError if there are checkpoints but none is whole: a run never starts over unasked.
         """
         found = newest_complete(self.run.checkpoints) if self.world.is_main else None
         folder, passed_over = self.world.share(found)
         if folder is None and passed_over:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
-        if folder and self.world.is_main:
-            point_latest(folder)  # a kill may have come before that
+        if self.world.is_main:
+            self._finish(folder)
         return (Checkpoint(folder) if folder else None), passed_over
 
     def save(self, learner: Learner, previews: Previews, *, final: bool) -> None:
@@ -155,11 +157,7 @@ class Publisher:
 
     def has_export(self, step: int) -> bool:
         """Whether `step` is exported already."""
-        export = self.run.export(step)
-        found = self.world.share((export / MANIFEST).is_file())
-        if found and self.world.is_main:
-            point_latest(export)  # a kill may have come before that
-        return bool(found)
+        return bool(self.world.share((self.run.export(step) / MANIFEST).is_file()))
 
     def export_again(self, checkpoint: Checkpoint | None, previews: Previews) -> None:
         """Publish the export that should be there already: of a checkpoint, or of step 0.
@@ -223,11 +221,24 @@ class Publisher:
                 publish(staging, final, {**facts, **rest})
             self._journal.event("export", step=step, path=str(final))
             self._journal.note(f"published {final.name} for inference")
-            for old in remove_old(self.run, step, self.config.keep):
-                self._journal.note(f"removed checkpoint {old}: train.keep")
+            self._remove_old(step)
             return final
 
         self._exports.append(self._thread.submit(make))
+
+    def _finish(self, checkpoint: Path | None) -> None:
+        """Do what follows a publication, in case that a kill came before it."""
+        if checkpoint:
+            point_latest(checkpoint)
+        step = step_of(checkpoint) if checkpoint else 0
+        export = self.run.export(step)
+        if (export / MANIFEST).is_file():
+            point_latest(export)
+            self._remove_old(step)
+
+    def _remove_old(self, step: int) -> None:
+        for old in remove_old(self.run, step, self.config.keep):
+            self._journal.note(f"removed checkpoint {old}: train.keep")
 
     def _raise_failed_exports(self) -> None:
         for export in [export for export in self._exports if export.done()]:

@@ -119,8 +119,8 @@ def newest_step(run: RunFolder) -> int:
             verify(folder)
         latest = parent / LATEST
         assert not latest.exists() or (parent / latest.read_text().strip()).is_dir()
-    folder, _ = newest_complete(run.checkpoints)
-    return step_of(folder) if folder else 0
+    newest, _ = newest_complete(run.checkpoints)
+    return step_of(newest) if newest else 0
 
 
 def what_is_left(run: RunFolder) -> set[str]:
