@@ -16,6 +16,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
+SUPERSEDED = ".superseded.tmp"
 HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -164,10 +165,16 @@ def staging_folder(final: Path, attempt: int) -> Path:
     return final.with_name(f".{final.name}.attempt-{attempt:03d}.tmp")
 
 
-def sweep_staging(parent: Path) -> None:
-    """Remove what killed attempts left half-written."""
+def recover(parent: Path) -> None:
+    """Undo what killed attempts had half done among the step folders in `parent`."""
+    for superseded in parent.glob(f".step-*{SUPERSEDED}"):
+        final = parent / superseded.name.removeprefix(".").removesuffix(SUPERSEDED)
+        if not final.exists():  # the kill came before its successor was in its place
+            superseded.rename(final)
     for path in parent.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in parent.glob(f".{LATEST}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -203,14 +210,26 @@ def publish(
         fingerprints = {name: fingerprint(staging / name) for name in files_below(staging)}
     write_json(staging / MANIFEST, {**facts, "files": dict(sorted(fingerprints.items()))})
     final.parent.mkdir(parents=True, exist_ok=True)
-    superseded = final.with_name(f".{final.name}.superseded.tmp")
+    superseded = final.with_name(f".{final.name}{SUPERSEDED}")
     with contextlib.suppress(FileNotFoundError):
         final.rename(superseded)
     staging.rename(final)
     _sync_folder(final.parent)
     if latest:
-        write_text(final.parent / LATEST, final.name + "\n")
+        point_latest(final)
     shutil.rmtree(superseded, ignore_errors=True)
+
+
+def point_latest(folder: Path) -> None:
+    """Make LATEST name `folder`."""
+    write_text(folder.parent / LATEST, folder.name + "\n")
+
+
+def remove_step(folder: Path) -> None:
+    """Remove a published folder; after a kill it is there, whole, or it is not."""
+    removed = folder.with_name(f".{folder.name}.removed.tmp")
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -144,6 +144,15 @@ def make_run(tmp_path: Path, train_keys: dict[str, Any]) -> Callable[..., RunFol
     return make
 
 
+def read_events(attempt: AttemptFolder, kind: str) -> list[dict[str, Any]]:
+    """The events of a kind, in order; a line that is not whole yet is left out."""
+    if not attempt.events.exists():
+        return []
+    lines = attempt.events.read_text().splitlines(keepends=True)
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event for event in events if event["event"] == kind]
+
+
 class Ranks:
     """Two ranks under a real agent, in the background."""
 
@@ -183,11 +192,7 @@ class Ranks:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of a kind, in order."""
-        if not self.attempt.events.exists():
-            return []
-        lines = self.attempt.events.read_text().splitlines(keepends=True)
-        events = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [event for event in events if event["event"] == kind]
+        return read_events(self.attempt, kind)
 
     def log(self, rank: int = 0) -> str:
         """What a rank printed."""

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -136,6 +137,13 @@ class Journal:
         """The mean of the losses written since this was last asked."""
         losses, self._losses = self._losses, []
         return sum(losses) / len(losses)
+
+    def checkpoint(self, step: int, folder: Path, stall_s: float) -> None:
+        """Record a checkpoint, and for how long the loop stood still for it."""
+        self.event("checkpoint", step=step, path=str(folder), stall_s=stall_s)
+        self.note(f"published {folder.name} to resume from")
+        if self._board:
+            self._board.add_scalar("train/save_stall_s", stall_s, step)
 
     def validated(self, step: int, mean: float, bands: dict[int, float]) -> None:
         """Record a validation: the mean loss, and that of each band of timesteps."""

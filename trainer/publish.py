@@ -4,12 +4,17 @@ A checkpoint is published while training goes on. At the step, each rank copies 
 host memory; a thread of its own writes and hashes it. Once every rank has, rank 0 writes the
 manifest and renames the folder: then, and only then, it exists (cluster/run_folder.py). From that
 folder, again beside the training, rank 0 makes the export.
+
+The copy takes 12 bytes of host memory for each weight that a rank answers for, 16 with an average.
+It is kept from one checkpoint to the next: fresh memory costs several times what the copying does,
+and pinned memory more. So a checkpoint that comes before the last one is written waits for it.
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,15 +30,15 @@ from cluster.run_folder import (
     RunFolder,
     fingerprint,
     newest_complete,
+    point_latest,
     publish,
-    published_steps,
+    recover,
     staging_folder,
-    sweep_staging,
+    step_of,
 )
 from trainer.checkpoint import Checkpoint, part_file, save_part
-from trainer.config import KeepConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.distributed import World
-from trainer.early_stop import Series, read_series
 from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
@@ -41,6 +46,7 @@ from trainer.masters import MASTER
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
+from trainer.retention import remove_old
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
@@ -59,6 +65,8 @@ class Snapshot:
     previews: Previews
     copied: torch.cuda.Event | None
     """The copy from the GPU is done when this has happened; None: it is done."""
+    copy_s: float
+    """What it cost the loop."""
 
 
 class Publisher:
@@ -84,23 +92,27 @@ class Publisher:
         self._thread = ThreadPoolExecutor(1, "publisher")
         self._pending: tuple[Snapshot, Future[dict[str, Any]]] | None = None
         self._exports: list[Future[Path]] = []
+        self._host: dict[str, Tensor] = {}
 
     def sweep(self) -> None:
-        """Remove what killed attempts left half-written."""
+        """Undo what killed attempts left half done."""
         if self.world.is_main:
-            sweep_staging(self.run.checkpoints)
-            sweep_staging(self.run.exports)
+            recover(self.run.checkpoints)
+            recover(self.run.exports)
         self.world.barrier()
 
     def newest_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, if there is one, and what was passed over.
 
+        What a kill kept from being done after it was published is done now.
         ValueError if there are checkpoints but none is whole: a run never starts over unasked.
         """
         found = newest_complete(self.run.checkpoints) if self.world.is_main else None
         folder, passed_over = self.world.share(found)
         if folder is None and passed_over:
             raise ValueError(f"no checkpoint in {self.run.checkpoints} is whole: {passed_over[0]}")
+        if self.world.is_main:
+            self._finish(folder)
         return (Checkpoint(folder) if folder else None), passed_over
 
     def save(self, learner: Learner, previews: Previews, *, final: bool) -> None:
@@ -109,7 +121,8 @@ class Publisher:
         `final`: nothing will, unless the recipe is changed.
         """
         self.wait()
-        snapshot = _snapshot(learner, previews, final)
+        snapshot = _snapshot(learner, previews, final, self._host)
+        self._host = snapshot.tensors
         masters = learner.masters
         fragments = masters.fragments_of(masters.mine)
         self._shapes = masters.shapes
@@ -172,7 +185,8 @@ class Publisher:
     def _publish(self) -> None:
         assert self._pending is not None
         (snapshot, future), self._pending = self._pending, None
-        part = future.result()
+        began_s = time.monotonic()
+        part = future.result()  # done already, unless the loop has come to the next one
         parts = self.world.gather((part_file(self.world.rank), part))
         final = self.run.checkpoint(snapshot.step)
         if self.world.is_main:
@@ -185,8 +199,8 @@ class Publisher:
                 "history": snapshot.history,
             }
             publish(self._staging(snapshot.step), final, facts, dict(parts))
-        self._journal.event("checkpoint", step=snapshot.step, path=str(final))
-        self._journal.note(f"published {final.name} to resume from")
+        stall_s = snapshot.copy_s + time.monotonic() - began_s
+        self._journal.checkpoint(snapshot.step, final, stall_s)
         self._export(final, snapshot.step, snapshot.final, snapshot.previews)
 
     def _make_export(
@@ -208,21 +222,24 @@ class Publisher:
                 publish(staging, final, {**facts, **rest})
             self._journal.event("export", step=step, path=str(final))
             self._journal.note(f"published {final.name} for inference")
-            self._retire()
+            self._remove_old(step)
             return final
 
         self._exports.append(self._thread.submit(make))
 
-    def _retire(self) -> None:
-        """Remove the checkpoints that the recipe does not keep."""
-        steps = [step for step, _ in published_steps(self.run.checkpoints)]
-        for step in retired(steps, self.config.keep, self._kept_series):
-            shutil.rmtree(self.run.checkpoint(step))
-            self._journal.note(f"removed checkpoint {step}: train.keep")
+    def _finish(self, checkpoint: Path | None) -> None:
+        """Do what follows a publication, in case that a kill came before it."""
+        if checkpoint:
+            point_latest(checkpoint)
+        step = step_of(checkpoint) if checkpoint else 0
+        export = self.run.export(step)
+        if (export / MANIFEST).is_file():
+            point_latest(export)
+            self._remove_old(step)
 
-    def _kept_series(self) -> Series:
-        _, newest = published_steps(self.run.checkpoints)[-1]
-        return read_series(self.run, self.config.keep.metric, Checkpoint(newest).history)
+    def _remove_old(self, step: int) -> None:
+        for old in remove_old(self.run, step, self.config.keep):
+            self._journal.note(f"removed checkpoint {old}: train.keep")
 
     def _raise_failed_exports(self) -> None:
         for export in [export for export in self._exports if export.done()]:
@@ -266,36 +283,30 @@ def export_weights(
     return {**facts, "weights": kind}
 
 
-def retired(steps: Sequence[int], config: KeepConfig, series: Callable[[], Series]) -> list[int]:
-    """Which of the checkpoints at `steps`, oldest first, are to be removed.
+def _snapshot(
+    learner: Learner, previews: Previews, final: bool, reused: Mapping[str, Tensor]
+) -> Snapshot:
+    """Copy what this rank answers for to host memory, without waiting for the GPU.
 
-    What is best counts among those that are still there and have a value.
+    Tensors of an earlier snapshot, `reused`, are overwritten.
     """
-    if not config.newest or len(steps) <= config.newest:
-        return []
-    kept = set(steps[-config.newest :])
-    if config.best:
-        known = series()
-        there = {step: value for step, value in known.values.items() if step in steps}
-        kept |= set(known._replace(values=there).best(config.best))
-    return [step for step in steps if step not in kept]
-
-
-def _snapshot(learner: Learner, previews: Previews, final: bool) -> Snapshot:
-    """Copy what this rank answers for to host memory, without waiting for the GPU."""
+    began_s = time.monotonic()
     held = learner.masters.saved()
     if learner.ema:
         held |= {f"{EMA}/{number}": flat for number, flat in learner.ema.averages.items()}
     tensors, copied = {}, None
     for name, tensor in held.items():
-        host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        host = reused.get(name)
+        if host is None:
+            host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
         tensors[name] = host.copy_(tensor, non_blocking=True)
         if tensor.is_cuda and copied is None:
             copied = torch.cuda.Event()
     if copied:
         copied.record()
     history = {name: dict(values) for name, values in learner.history.items()}
-    return Snapshot(learner.step, final, history, tensors, previews, copied)
+    copy_s = time.monotonic() - began_s
+    return Snapshot(learner.step, final, history, tensors, previews, copied, copy_s)
 
 
 @contextmanager

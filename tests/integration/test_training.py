@@ -167,7 +167,8 @@ def test_a_lora_export_loads_with_its_alpha_and_gives_the_trainers_pictures_and_
     board = EventAccumulator(str(run.tensorboard / "train")).Reload()
     curve = {point.step: point.value for point in board.Scalars("train/loss")}
     assert curve == pytest.approx(ranks.losses(), rel=1e-6)
-    assert {"train/lr", "train/grad_norm", "train/images_per_s"} <= set(board.Tags()["scalars"])
+    scalars = {"lr", "grad_norm", "images_per_s", "save_stall_s"}
+    assert {f"train/{name}" for name in scalars} <= set(board.Tags()["scalars"])
     assert [image.step for image in board.Images("preview/0")] == [0, 2, 4]
 
 

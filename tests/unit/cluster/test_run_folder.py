@@ -12,11 +12,13 @@ from cluster.run_folder import (
     publish,
     published_steps,
     read_manifest,
+    recover,
+    remove_step,
     staging_folder,
-    sweep_staging,
     verify,
     write_text,
 )
+from tests.kills import killed_at_each
 
 
 def make_folder(parent: Path, step: int, text: str = "weights") -> Path:
@@ -74,7 +76,7 @@ def test_what_is_still_being_written_does_not_count(tmp_path: Path) -> None:
     (staging / "weights").write_text("half")
     assert published_steps(tmp_path) == []
     assert newest_complete(tmp_path) == (None, [])
-    sweep_staging(tmp_path)
+    recover(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,6 +86,44 @@ def test_publishing_a_step_again_replaces_it_whole(tmp_path: Path) -> None:
     assert (folder / "below" / "weights").read_text() == "new"
     verify(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "step-00000005"]
+
+
+def publish_anew(parent: Path) -> None:
+    make_folder(parent, 5, "new")
+
+
+def test_a_kill_at_any_moment_of_publishing_anew_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    make_folder(tmp_path / "steps", 5, "old")
+    found = []
+    for parent in killed_at_each(publish_anew, tmp_path / "steps"):
+        recover(parent)
+        folder = parent / "step-00000005"
+        assert newest_complete(parent) == (folder, []), parent
+        assert sorted(path.name for path in parent.iterdir()) == ["LATEST", folder.name]
+        assert (parent / "LATEST").read_text() == "step-00000005\n"
+        found.append((folder / "below" / "weights").read_text())
+    assert len(found) > 10
+    assert found == sorted(found, reverse=True)  # old, old … new, new
+    assert set(found) == {"old", "new"}
+
+
+def remove_first(parent: Path) -> None:
+    remove_step(parent / "step-00000001")
+
+
+def test_a_kill_at_any_moment_of_a_removal_leaves_a_whole_folder_or_none(tmp_path: Path) -> None:
+    for step in (1, 2):
+        make_folder(tmp_path / "steps", step)
+    numbers = []
+    for parent in killed_at_each(remove_first, tmp_path / "steps"):
+        for _, folder in published_steps(parent):
+            verify(folder)
+        recover(parent)
+        names = [folder.name for _, folder in published_steps(parent)]
+        assert sorted(path.name for path in parent.iterdir()) == ["LATEST", *names]
+        numbers.append(len(names))
+    assert len(numbers) > 5
+    assert numbers == [2, *[1] * (len(numbers) - 1)]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(

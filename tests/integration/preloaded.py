@@ -1,0 +1,20 @@
+"""Imported, once, by the process that tests/integration/forked_ranks.py forks ranks from.
+
+No network is made here: that would start threads.
+"""
+
+import contextlib
+
+import deepspeed
+from diffusers import StableDiffusionPipeline  # noqa: F401
+from transformers import CLIPTextModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+import trainer.train  # noqa: F401
+
+with contextlib.suppress(ImportError):  # what peft imports when it makes its first adapter
+    import peft.tuners.lora.bnb  # noqa: F401
+
+# Tables and probes that are made at their first use, and take a second.
+assert deepspeed.ops.__compatible_ops__
+get_checkpoint_conversion_mapping(CLIPTextModel.config_class.model_type)
