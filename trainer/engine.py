@@ -100,7 +100,7 @@ def _eight_bit(groups: list[dict[str, Any]], settings: dict[str, Any]) -> torch.
     except ImportError:
         raise ValueError(
             "train.optim.eight_bit needs bitsandbytes, which is not installed here: "
-            "pip install bitsandbytes, or set it to false"
+            "pip install 'letterpress[eight-bit]', or set it to false"
         ) from None
     optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
     return optimizer

@@ -118,6 +118,17 @@ def rows(run: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
     return {"pictures": pictures, "scores": scores}
 
 
+def has_tables(run: RunFolder) -> bool:
+    """Whether the ledger is there and more than an empty file."""
+    path = run.evaluation("quick") / "ledger.sqlite"
+    if not path.exists():
+        return False
+    with sqlite3.connect(path) as ledger:
+        names = ledger.execute("SELECT name FROM sqlite_master").fetchall()
+    ledger.close()
+    return ("scores",) in names
+
+
 def working_actors(farm: subprocess.Popen[str], kind: str) -> list[int]:
     """The processes of this farm's actors that are at work now: Ray names them so."""
     found = []
@@ -197,8 +208,7 @@ def test_a_killed_driver_goes_on_where_the_ledger_ends(
 ) -> None:
     run = make_run("run")
     farm = watch(run)
-    ledger = run.evaluation("quick") / "ledger.sqlite"
-    wait_until(lambda: ledger.exists() and len(rows(run)["scores"]) > 5, 120)
+    wait_until(lambda: has_tables(run) and len(rows(run)["scores"]) > 5, 120)
     farm.kill()
     done_before = len(rows(run)["scores"])
     kill_session(farm.pid)
