@@ -221,8 +221,10 @@ def publish(
 
 
 def point_latest(folder: Path) -> None:
-    """Make LATEST name `folder`."""
-    write_text(folder.parent / LATEST, folder.name + "\n")
+    """Make LATEST name `folder`, if it does not yet."""
+    latest, name = folder.parent / LATEST, folder.name + "\n"
+    if not latest.exists() or latest.read_text() != name:
+        write_text(latest, name)
 
 
 def remove_step(folder: Path) -> None:
