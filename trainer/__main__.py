@@ -12,10 +12,13 @@ from trainer.config import TrainConfig
 
 def main() -> int:
     """Parse the command line, then import torch and train."""
+    asked = {"-h", "--help"} & set(sys.argv)  # the page takes as long as importing much of torch
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
         description=__doc__,
-        epilog=f"The keys of a recipe's train section:\n\n{describe(TrainConfig, 'train')}",
+        epilog=f"The keys of a recipe's train section:\n\n{describe(TrainConfig, 'train')}"
+        if asked
+        else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="RUN/recipe.yaml")

@@ -19,6 +19,7 @@ from trainer.models.digest import weights_digest
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.models.pipeline import load_family, load_pipeline
+from trainer.models.samplers import FLOW, new_sampler
 from trainer.models.trained import Trained
 
 ModelOf = Callable[[str], Path]
@@ -84,6 +85,20 @@ def test_a_model_trained_whole_answers_as_the_live_one_from_folder_and_file(
         torch.testing.assert_close(latents(pipeline), live, rtol=1e-4, atol=1e-4)
     assert (facts["kind"], facts["base"]) == ("full", None)
     assert (tmp_path / "text_encoder" / "model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' solver, of NumPy 2
+def test_a_model_of_the_flow_is_sampled_along_it_as_it_comes(
+    model_of: ModelOf, tmp_path: Path
+) -> None:
+    family, facts = export(tmp_path, model_of("sd1"), prediction=FLOW)
+    live = latents(family.pipeline(new_sampler(family.scheduler.config, FLOW)))
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert pipeline.scheduler.config.prediction_type == FLOW == facts["prediction"]
+    torch.testing.assert_close(latents(pipeline), live, rtol=1e-4, atol=1e-4)
+    # The straight path by hand: from noise at s = 0.999, an Euler step to the middle, one to 0.
+    sigmas = [*pipeline.scheduler.sigmas.tolist()]
+    assert sigmas == pytest.approx([0.999, 0.4995, 0.0], abs=1e-3)
 
 
 def test_adapters_beside_a_whole_text_encoder_are_loaded_with_it(
