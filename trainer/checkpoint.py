@@ -23,7 +23,19 @@ from torch import Tensor
 
 from cluster.run_folder import read_manifest
 from trainer.eight_bit import dequantized
-from trainer.masters import Fragment
+
+
+class Fragment(NamedTuple):
+    """Where a part of a weight lies."""
+
+    weight: str
+    offset: int
+    """Its first element in the flattened weight."""
+    numel: int
+    flat: int
+    """The number of the flat tensor that holds it."""
+    start: int
+    """Its first element there."""
 
 
 def part_file(rank: int) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, Fragment
 from trainer.config import SpeedConfig, TrainConfig
 from trainer.distributed import World
 from trainer.ema import EMA, Ema
 from trainer.engine import start_engine
-from trainer.masters import MASTER, Fragment, Masters
+from trainer.masters import MASTER, Masters
 from trainer.models.family import Family
 from trainer.models.trained import Trained
 

@@ -3,38 +3,21 @@
 DeepSpeed keeps them flat and cuts them over the ranks, at each stage in a way of its own. Here they
 are a list of flat tensors and a list of fragments, which say what part of which weight lies where;
 with that, averaging, saving and loading are the same at every stage and for any number of ranks.
-The attributes of DeepSpeed that are read here are internal: its version is pinned, and
-tests/integration/test_elastic.py compares every stage with plain torch.
+The attributes of DeepSpeed that are read here are internal: its version is pinned to a
+minor, and tests/integration/test_averages.py and test_elastic.py compare every stage.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer import eight_bit
-
-if TYPE_CHECKING:
-    from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, Fragment
 
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Fragment(NamedTuple):
-    """Where a part of a weight lies."""
-
-    weight: str
-    offset: int
-    """Its first element in the flattened weight."""
-    numel: int
-    flat: int
-    """The number of the flat tensor that holds it."""
-    start: int
-    """Its first element there."""
-
-
 Read = Callable[[str, Fragment], Tensor]
 """Answers a kind of tensor, such as MASTER, and a fragment with its values, fp32, 1-D."""
 Named = list[tuple[str, Tensor]]
@@ -101,7 +84,7 @@ class Masters:
             flat[fragment.start : fragment.start + fragment.numel] = read(MASTER, fragment)
 
     @torch.no_grad()
-    def load_moments(self, checkpoint: "Checkpoint", step: int) -> None:
+    def load_moments(self, checkpoint: Checkpoint, step: int) -> None:
         """Set the optimizer's state to what it was after `step` steps."""
         for number, flat in enumerate(self.flats):
             state = self._new_state(number, flat, step)

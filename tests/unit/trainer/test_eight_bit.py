@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cluster.run_folder import publish
 from tests.conftest import train_config
-from trainer.checkpoint import Checkpoint, part_file, save_part
+from trainer.checkpoint import Checkpoint, Fragment, part_file, save_part
 from trainer.config import OptimConfig
 from trainer.engine import new_optimizer
-from trainer.masters import Fragment, Masters
+from trainer.masters import Masters
 
 
 def new_engine(eight_bit: bool, state: dict[str, Tensor] | None = None) -> Any:
