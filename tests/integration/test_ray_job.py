@@ -13,6 +13,8 @@ import pytest
 from cluster.processes import kill_session, session_members
 from cluster.run_folder import RunFolder, read_json
 from tests.conftest import publish_lora_export, wait_until
+from trainer.data.build import build
+from trainer.data.config import DataConfig, WordsConfig
 
 BIN = Path(sys.executable).parent
 # A Ray without a token, whatever lies in the home of who runs the tests.
@@ -24,7 +26,7 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray of two CPUs; the address that jobs are submitted to."""
     port, dashboard_port = free_port(), free_port()
@@ -61,18 +63,39 @@ def test_the_farm_runs_as_a_ray_job(
     run.recipe.write_text(json.dumps({"name": "run", "eval": section}))
     publish_lora_export(run.export(8), tiny_model, 8, final=True)
 
-    command = [
-        *(str(BIN / "ray"), "job", "submit", "--address", dashboard, "--working-dir", "."),
-        *("--", "python", "-m", "evalfarm", "watch", "--run", str(run.root)),
-    ]
-    done = subprocess.run(
-        command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
+    submit(dashboard, checkout, "-m", "evalfarm", "watch", "--run", str(run.root))
     (row,) = read_json(run.evaluation("quick") / "results.json")["rows"]
     assert row["complete"]
     assert row["n_scored"] == 1
+
+
+def test_samples_built_on_ray_are_those_built_in_one_process(
+    dashboard: str, checkout: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "one-process", tmp_path / "ray"]
+    words = WordsConfig(samples=2500)  # three shards
+    build(DataConfig(path=folders[0], words=words))
+    data = {"path": str(folders[1]), "words": {"samples": 2500}}
+    keys = {"model": "none", "data": data, "steps": 1, "global_batch": 1}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"train": keys}))
+    submit(dashboard, checkout, "-m", "trainer.data", "build", "--config", str(recipe), "--ray")
+    one, other = (read_json(folder / "manifest.json") for folder in folders)
+    assert one == other
+    assert len([name for name in one["files"] if name.endswith(".tar")]) == 3
+
+
+def submit(dashboard: str, checkout: Path, *command: str) -> None:
+    """`ray job submit --working-dir . -- python …`, to its end."""
+    whole = [
+        *(str(BIN / "ray"), "job", "submit", "--address", dashboard, "--working-dir", "."),
+        *("--", "python", *command),
+    ]
+    done = subprocess.run(
+        whole, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
 
 
 def free_port() -> int:

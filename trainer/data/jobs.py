@@ -1,10 +1,13 @@
 """Doing the jobs of a build, a shard each: in turn, on the cores of this machine, or on Ray."""
 
+import logging
 import multiprocessing
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from trainer.data.tars import Job, Part, UnusableShard
 
@@ -35,14 +38,28 @@ def in_processes(workers: int) -> Runner:
 
 
 def on_ray(jobs: Sequence[Job], folder: Path) -> Iterator[Outcome]:
-    """On the Ray at RAY_ADDRESS, or one of our own; all its nodes must see the same folders."""
-    import ray
+    """On the Ray at RAY_ADDRESS, or one of our own; all its nodes must see the same folders.
 
-    # A shard is one task and its outcome a few hundred kilobytes, so that plain tasks do: Ray Data
-    # streams rows through memory, and here the rows stay in their files.
-    do = ray.remote(num_cpus=1)(_do)
-    place = ray.put(folder)
-    yield from (ray.get(task) for task in [do.remote(place, job) for job in enumerate(jobs)])
+    By Ray Data, a row for each shard: it does again what a lost node was doing, and starts no more
+    than the cluster can hold.
+    """
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # there is one already
+    place = ray.put((folder, list(jobs)))
+
+    def do(row: dict[str, Any]) -> dict[str, Any]:
+        folder, jobs = ray.get(place)
+        number = int(row["number"])
+        return {"outcome": pickle.dumps(_do(folder, (number, jobs[number])))}
+
+    numbers = [{"number": number} for number in range(len(jobs))]
+    shards = ray.data.from_items(numbers, override_num_blocks=len(jobs))
+    for row in shards.map(do, num_cpus=1).iter_rows():
+        yield pickle.loads(row["outcome"])  # of our own making, a moment ago
 
 
 def _do(folder: Path, numbered: tuple[int, Job]) -> Outcome:

@@ -1,5 +1,6 @@
 """The objective against cases worked out by hand, and against diffusers' own formulas."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,10 @@ def test_every_prediction_learns_a_picture_by_heart(
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_captions_whose_end_is_not_read_are_told(tiny_model: Path, batch: Batch) -> None:
+    objective = Denoising(load_tiny(tiny_model), train_config(tiny_model))
+    fits, too_long = "a" * 38, "a" * 39  # and a token for each end: 40 are read
+    found = objective.long_captions(replace(batch, captions=[fits, too_long]))
+    assert found == ([too_long], 40)
