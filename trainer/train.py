@@ -85,6 +85,7 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
             publisher.close()  # every rank is here: what was saved before is still published
             raise FloatingPointError(_explained(error, job)) from None
         publisher.close()
+        journal.beat("ended", step=learner.step)
         return code
 
 
