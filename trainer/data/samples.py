@@ -1,6 +1,7 @@
 """The samples of a run: where they are, which are kept from training, what they warn of."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 
 from trainer.config import TrainConfig
 from trainer.data.cache.reading import Cache
+from trainer.data.config import DataConfig
 from trainer.data.framing import quotes_words, spoils_text
-from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
+from trainer.data.loader import BROKEN, Batch, Stream, fixed_batches, open_batches
 from trainer.data.shards import ShardFolder
 
 CAPTIONS_LOOKED_AT = 100
@@ -82,7 +84,7 @@ def open_samples(config: TrainConfig, cache: Cache | None = None) -> Samples:
         validation=validation,
         validated=validated,
         cache=cache,
-        warning=spoils_text(config.data, _shows_words(training)),
+        warning=_warning(config.data, training),
     )
 
 
@@ -101,8 +103,16 @@ def chosen(samples: int, count: int, most: float) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0x76616C).permutation(samples)[:count])
 
 
+def _warning(config: DataConfig, shards: ShardFolder) -> str | None:
+    warning = spoils_text(config, has_words=True)  # reading captions only where they matter
+    return warning if warning and _shows_words(shards) else None
+
+
 def _shows_words(shards: ShardFolder) -> bool:
-    if shards.has_text_truth:
-        return True
-    first = range(min(CAPTIONS_LOOKED_AT, len(shards)))
-    return any(quotes_words(shards.caption(number)) for number in first)
+    return shards.has_text_truth or any(map(quotes_words, _first_captions(shards)))
+
+
+def _first_captions(shards: ShardFolder) -> Iterator[str]:
+    for number in range(min(CAPTIONS_LOOKED_AT, len(shards))):
+        with suppress(*BROKEN):
+            yield shards.caption(number)

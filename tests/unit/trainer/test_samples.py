@@ -1,5 +1,7 @@
 """The samples of a run: what is kept from training, and what a recipe asks of them in vain."""
 
+import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -84,3 +86,23 @@ def test_every_epoch_covers_what_is_not_held_out(shards: Path) -> None:
     positions = _all(rank_positions(0, 24, global_batch=4, micro_batch=4, rank=0, ranks=1))
     names = samples.names(positions)
     assert sorted(names[:48]) == sorted(names[48:])
+
+
+def test_a_caption_that_cannot_be_read_does_not_keep_a_run_from_starting(
+    shards: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    manifest = json.loads((broken / "manifest.json").read_text())
+    for source in manifest["sources"]:
+        source["knows_text"] = False  # so that captions tell whether there are words
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    index = np.load(broken / "index.npy")
+    offset, size = (int(value) for value in index[0]["txt"])
+    with (broken / "00000.tar").open("r+b") as shard:
+        shard.seek(offset)
+        shard.write(b"\xff" * size)
+    plain = train_config(Path("none"), data=DataConfig(path=broken))
+    assert open_samples(plain).warning is None
+    mirrored = train_config(Path("none"), data=DataConfig(path=broken, flip=0.5))
+    assert "mirrors letters" in str(open_samples(mirrored).warning)
