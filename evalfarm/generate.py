@@ -17,6 +17,7 @@ from cluster.run_folder import write_bytes
 from evalfarm.ledger import Picture
 from evalfarm.suite import Suite
 from evalfarm.work import Generate, Result, picture_file
+from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_pipeline
 from trainer.models.samplers import new_sampler
 
@@ -26,7 +27,7 @@ class Generator:
 
     def __init__(self, device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp32"]) -> None:
         self.device = device
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = DTYPES[precision]
         self.worker = f"{socket.gethostname()}:generator"
         self._loaded: tuple[str, DiffusionPipeline] | None = None
 

@@ -37,6 +37,11 @@ class Fragment(NamedTuple):
     start: int
     """Its first element there."""
 
+    @property
+    def place(self) -> slice:
+        """Its elements in the flat tensor."""
+        return slice(self.start, self.start + self.numel)
+
 
 def part_file(rank: int) -> str:
     """The name of a rank's file."""

@@ -6,8 +6,9 @@ takes no communication, and each rank keeps 1/N of it.
 
 import torch
 
+from trainer.checkpoint import Checkpoint
 from trainer.config import EmaConfig
-from trainer.masters import Masters, Read
+from trainer.masters import Masters
 
 EMA = "ema"
 
@@ -42,8 +43,7 @@ class Ema:
         return min(self.config.decay, (1 + updates) / (10 + updates))
 
     @torch.no_grad()
-    def load(self, read: Read) -> None:
-        """Set the average to one that was saved."""
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Set the average to the one that was saved."""
         for fragment in self._masters.fragments_of(list(self.averages)):
-            part = slice(fragment.start, fragment.start + fragment.numel)
-            self.averages[fragment.flat][part] = read(EMA, fragment)
+            self.averages[fragment.flat][fragment.place] = checkpoint.read(EMA, fragment)

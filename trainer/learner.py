@@ -1,13 +1,12 @@
 """What learns: the engine, its master weights and their running average, at one step of the run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import Checkpoint, Fragment
+from trainer.checkpoint import Checkpoint
 from trainer.config import SpeedConfig, TrainConfig
 from trainer.distributed import World
 from trainer.ema import EMA, Ema
@@ -40,26 +39,19 @@ def start_learner(
     """
     trained = Trained(family, config)
     make_fast(family, config.speed)
-    if checkpoint:
-        _check_same_weights(trained, checkpoint)
-        trained.load_state_dict(checkpoint.weights(MASTER), strict=False)
-    originals = _originals(trained) if config.precision == "bf16" and not checkpoint else None
-
+    weights = _first_weights(trained, config, checkpoint)
     engine = start_engine(trained, config, world.ranks)
     masters = Masters(engine, world.rank, world.ranks)
-    if checkpoint:
-        masters.load(checkpoint.read)
-        if checkpoint.step:
-            masters.load_moments(checkpoint, checkpoint.step)
-    elif originals:
+    if config.precision == "bf16":
         # DeepSpeed makes the masters from weights that it has rounded to bf16 already.
-        masters.load(lambda _, fragment: _part(originals, fragment))
+        masters.load(weights)
     ema = Ema(masters, config.ema) if config.ema else None
-    if ema and checkpoint and EMA in checkpoint.kinds:
-        ema.load(checkpoint.read)
-    if checkpoint:
-        return Learner(engine, masters, ema, checkpoint.step, checkpoint.history)
-    return Learner(engine, masters, ema, 0, {})
+    if checkpoint is None:
+        return Learner(engine, masters, ema, 0, {})
+    masters.load_moments(checkpoint)
+    if ema and EMA in checkpoint.kinds:
+        ema.load(checkpoint)
+    return Learner(engine, masters, ema, checkpoint.step, checkpoint.history)
 
 
 def make_fast(family: Family, config: SpeedConfig) -> None:
@@ -75,16 +67,25 @@ def make_fast(family: Family, config: SpeedConfig) -> None:
         family.denoiser.compile_repeated_blocks()  # type: ignore[operator]
 
 
-def _originals(trained: nn.Module) -> dict[str, Tensor]:
+def _first_weights(
+    trained: nn.Module, config: TrainConfig, checkpoint: Checkpoint | None
+) -> dict[str, Tensor]:
+    """What is trained, whole and in fp32, as it starts; the networks then hold it too.
+
+    Empty where the model's own weights are their own masters.
+    """
+    if checkpoint:
+        _check_same_weights(trained, checkpoint)
+        weights = checkpoint.weights(MASTER)
+        trained.load_state_dict(weights, strict=False)
+        return weights
+    if config.precision == "fp32":
+        return {}
     return {
         name: weight.detach().to("cpu", torch.float32, copy=True)
         for name, weight in trained.named_parameters()
         if weight.requires_grad
     }
-
-
-def _part(weights: Mapping[str, Tensor], fragment: Fragment) -> Tensor:
-    return weights[fragment.weight].view(-1)[fragment.offset : fragment.offset + fragment.numel]
 
 
 def _check_same_weights(trained: nn.Module, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ The attributes of DeepSpeed that are read here are internal: its version is pinn
 minor, and tests/integration/test_averages.py and test_elastic.py compare every stage.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,6 @@ from trainer.checkpoint import Checkpoint, Fragment
 
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-Read = Callable[[str, Fragment], Tensor]
-"""Answers a kind of tensor, such as MASTER, and a fragment with its values, fp32, 1-D."""
 Named = list[tuple[str, Tensor]]
 
 
@@ -77,17 +75,18 @@ class Masters:
         return [fragment for fragment in self.fragments if fragment.flat in wanted]
 
     @torch.no_grad()
-    def load(self, read: Read) -> None:
-        """Set the masters; the weights that the networks compute with must be these already."""
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the masters to whole weights, fp32; the networks must compute with these already."""
         for fragment in self.fragments:
-            flat = self.flats[fragment.flat].view(-1)
-            flat[fragment.start : fragment.start + fragment.numel] = read(MASTER, fragment)
+            values = weights[fragment.weight].view(-1)
+            part = values[fragment.offset : fragment.offset + fragment.numel]
+            self.flats[fragment.flat].view(-1)[fragment.place] = part
 
     @torch.no_grad()
-    def load_moments(self, checkpoint: Checkpoint, step: int) -> None:
-        """Set the optimizer's state to what it was after `step` steps."""
+    def load_moments(self, checkpoint: Checkpoint) -> None:
+        """Set the optimizer's state to what it was when the checkpoint was saved."""
         for number, flat in enumerate(self.flats):
-            state = self._new_state(number, flat, step)
+            state = self._new_state(number, flat, checkpoint.step)
             fragments = self.fragments_of([number])
             for kind in MOMENTS:
                 codes = checkpoint.codes(kind, fragments) if self.eight_bit else None
@@ -96,8 +95,7 @@ class Masters:
                     continue
                 values = torch.zeros(flat.numel())
                 for fragment in fragments:
-                    part = slice(fragment.start, fragment.start + fragment.numel)
-                    values[part] = checkpoint.read(kind, fragment)
+                    values[fragment.place] = checkpoint.read(kind, fragment)
                 self._set_moment(state, kind, values)
 
     def _stored(self, state: Any, kind: str) -> dict[str, Tensor]:

@@ -43,12 +43,12 @@ from trainer.ema import EMA
 from trainer.journal import Journal
 from trainer.learner import Learner
 from trainer.masters import MASTER
+from trainer.models.dtypes import DTYPES
 from trainer.models.exports import save_export
 from trainer.models.family import Family
 from trainer.objectives.denoising import Denoising
 from trainer.retention import remove_old
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
 Previews = Sequence[Image.Image]
 

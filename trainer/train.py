@@ -20,6 +20,7 @@ from trainer.early_stop import read_series, stalled
 from trainer.engine import learning_rate, set_learning_rate, take_step
 from trainer.journal import BrokenLoss, Journal
 from trainer.learner import Learner, start_learner
+from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_family
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
@@ -200,7 +201,7 @@ def _save(job: Job, learner: Learner, *, final: bool) -> None:
 
 def _dtype_of(config: TrainConfig) -> Callable[[str], torch.dtype]:
     """The dtype to load each network in: what is trained has fp32 masters."""
-    frozen = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    frozen = DTYPES[config.precision]
     return lambda name: frozen if config.how(name) == "frozen" else torch.float32
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainer.config import ObjectiveConfig, TrainConfig
 from trainer.data.loader import Batch
+from trainer.models.dtypes import DTYPES
 from trainer.models.family import Conditioning, Family, TokenIds
 from trainer.objectives.noising import (
     Schedule,
@@ -29,7 +30,7 @@ class Denoising:
         self.prediction = predicted_by(family, config)
         self.schedule: Schedule = schedule_of(family.scheduler, self.prediction, family.device)
         self.num_timesteps = self.schedule.num_timesteps
-        self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._dtype = DTYPES[config.precision]
         self._captions_in_engine = config.text_encoder != "frozen"
         self._channels_last = config.speed.channels_last
 

@@ -57,7 +57,7 @@ def test_a_run_goes_on_to_the_digit_and_others_read_its_moments(tmp_path: Path) 
     take_steps(whole, range(3, 6))
 
     resumed = new_engine(eight_bit=True, state=checkpoint.weights("master"))
-    Masters(resumed, rank=0, ranks=1).load_moments(checkpoint, step=3)
+    Masters(resumed, rank=0, ranks=1).load_moments(checkpoint)
     take_steps(resumed, range(3, 6))
     assert torch.equal(resumed.module.weight, whole.module.weight)
     assert torch.equal(resumed.module.bias, whole.module.bias)

@@ -24,6 +24,7 @@ from trainer.data.cache.work import Work
 from trainer.data.cache.writing import is_done, publish_parts, undone, write_parts
 from trainer.data.shards import ShardFolder
 from trainer.distributed import Place, find_device, find_place
+from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_family
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def encode(config: TrainConfig, batch: int, bar: Bar) -> str:
 def encode_share(config: TrainConfig, batch: int, bar: Bar, place: Place) -> str:
     """Do one process's share; says what is there if it is process 0, which knows."""
     assert config.data.cache is not None
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    dtype = DTYPES[config.precision]
     device = find_device(config.device, place.local_rank)
     shards = ShardFolder(config.data.path)
     family = load_family(
