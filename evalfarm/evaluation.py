@@ -7,13 +7,14 @@ from typing import Any
 import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import EvalConfig
 from evalfarm.ledger import Checkpoint, Ledger, Picture
-from evalfarm.metrics.base import get
+from evalfarm.metrics.base import Metric, get
 from evalfarm.references import picture_names, references_digest
-from evalfarm.suite import Suite
-from evalfarm.work import Generate, Look, Unit, metric_key
+from evalfarm.suite import Item, Prompt, Suite
+from evalfarm.work import Generate, Look, Unit
 from trainer.models.digest import weights_digest
 
 GENERATORS, SCORERS = "generators", "scorers"
+REAL = Prompt(text="")
 
 
 class Evaluation:
@@ -23,15 +24,13 @@ class Evaluation:
         self.suite = suite
         self.config = config
         self.folder = folder
-        self.ledger = Ledger(folder / "ledger.sqlite", suite.name, suite.digest)
-        metrics = {name: get(name) for name in suite.metrics}
-        reasons = {name: metric.absent(config) for name, metric in metrics.items()}
-        self.absent = {name: reason for name, reason in reasons.items() if reason}
-        self.variants = {
-            name: metric.variant(config)
-            for name, metric in metrics.items()
-            if name not in self.absent
-        }
+        metrics = {spec: get(spec, config.networks) for spec in suite.metrics}
+        reasons = {spec: self._absent(metric) for spec, metric in metrics.items()}
+        self.absent = {spec: reason for spec, reason in reasons.items() if reason}
+        """Why a metric of the suite cannot be measured here."""
+        self.metrics = {spec: m for spec, m in metrics.items() if spec not in self.absent}
+        """Those that can, as the suite names them."""
+        self.ledger = Ledger(folder / "ledger.sqlite", suite.name, self._digest)
         self.references = self._add_references()
 
     def add_checkpoint(self, path: Path, step: int | None, name: str) -> Checkpoint:
@@ -45,9 +44,9 @@ class Evaluation:
     def reference_units(self) -> Iterator[tuple[str, Unit]]:
         """What is left to look at of the real pictures, with the pool that does it."""
         if self.references:
-            names = [name for name in self.variants if get(name).needs_references]
+            wanted = [spec for spec, m in self.metrics.items() if m.references == "set"]
             pictures = self.ledger.pictures(self.references.checkpoint)
-            yield from self._looks(self.references, pictures, names, real=True)
+            yield from self._looks(self.references, pictures, wanted, real=True)
 
     def units(self, checkpoint: Checkpoint) -> Iterator[tuple[str, Unit]]:
         """What is left to do for a checkpoint, with the pool that does it.
@@ -55,19 +54,20 @@ class Evaluation:
         A unit always holds the same pictures, so that one that is done again gives the same.
         """
         made = {(p.prompt, p.sample): p for p in self.ledger.pictures(checkpoint.checkpoint)}
-        for pairs in _chunks(self.suite.pairs(), self.config.batch):
-            if any(pair not in made for pair in pairs):
-                yield GENERATORS, self._generate(checkpoint, pairs)
+        for items in _chunks(self.suite.items(), self.config.batch):
+            if any((item.prompt, item.sample) not in made for item in items):
+                yield GENERATORS, self._generate(checkpoint, items)
             else:
-                pictures = [made[pair] for pair in pairs]
-                yield from self._looks(checkpoint, pictures, list(self.variants), real=False)
+                pictures = [made[item.prompt, item.sample] for item in items]
+                yield from self._looks(checkpoint, pictures, list(self.metrics), real=False)
 
     def follow_up(self, unit: Unit, pictures: Sequence[Picture]) -> Iterator[tuple[str, Unit]]:
         """What a finished unit leads to: its pictures are to be looked at."""
-        if isinstance(unit, Generate):
-            good = tuple(picture for picture in pictures if picture.status == "ok")
+        if isinstance(unit, Generate) and self.metrics:
+            good = self._scorable(pictures)
             if good:
-                yield SCORERS, self._look(self.folder, good, list(self.variants), real=False)
+                rows = {metric.rows: spec for spec, metric in self.metrics.items()}
+                yield SCORERS, self._look(unit.checkpoint, self.folder, good, rows, real=False)
 
     @property
     def has_references(self) -> bool:
@@ -78,48 +78,79 @@ class Evaluation:
         """Close the ledger."""
         self.ledger.close()
 
-    def _generate(self, checkpoint: Checkpoint, pairs: Sequence[tuple[int, int]]) -> Generate:
+    @property
+    def _digest(self) -> str:
+        """What decides the pictures: the suite, and the dtype that they are made in."""
+        return f"{self.suite.digest} {self.config.precision}"
+
+    def _absent(self, metric: Metric) -> str | None:
+        if metric.references == "pairs" and not any(p.target for p in self.suite.prompts):
+            return f"suite {self.suite.name} names no real picture for each prompt"
+        if metric.references == "set":
+            source = self._real_pictures
+            if source is None:
+                return "no real pictures: set eval.references to a tar or folder of them"
+            if not source.exists():
+                return f"the real pictures {source} do not exist"
+        return metric.absent()
+
+    @property
+    def _real_pictures(self) -> Path | None:
+        return self.suite.references or self.config.references
+
+    def _generate(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Generate:
         return Generate(
-            suite=self.suite,
+            suite=self.suite.name,
             checkpoint=checkpoint.checkpoint,
             path=checkpoint.path,
             folder=self.folder,
             subfolder=f"{Path(checkpoint.path).name}-{checkpoint.checkpoint[:8]}",
-            pairs=tuple(pairs),
+            sampling=self.suite.sampling,
+            items=tuple(items),
         )
 
     def _looks(
-        self, checkpoint: Checkpoint, pictures: list[Picture], names: list[str], *, real: bool
+        self, checkpoint: Checkpoint, pictures: Sequence[Picture], specs: list[str], *, real: bool
     ) -> Iterator[tuple[str, Unit]]:
         """Looks at the pictures that lack the score of any of these metrics."""
         folder = Path(checkpoint.path) if real else self.folder
-        scored = {(s.prompt, s.sample, s.metric) for s in self.ledger.scores(checkpoint.checkpoint)}
-        keys = [metric_key(name, self.variants[name]) for name in names]
+        rows = {self.metrics[spec].rows: spec for spec in specs}
+        scored = {(p, s, metric) for p, s, metric, _ in self.ledger.scored(checkpoint.checkpoint)}
         lacking = [
             picture
-            for picture in pictures
-            if picture.status == "ok"
-            and any((picture.prompt, picture.sample, key) not in scored for key in keys)
+            for picture in (pictures if real else self._scorable(pictures))
+            if any((picture.prompt, picture.sample, name) not in scored for name in rows)
         ]
         for some in _chunks(lacking, self.config.batch):
-            yield SCORERS, self._look(folder, tuple(some), names, real=real)
+            yield SCORERS, self._look(checkpoint.checkpoint, folder, some, rows, real=real)
+
+    def _scorable(self, pictures: Sequence[Picture]) -> list[Picture]:
+        prompts = self.suite.prompts
+        return [p for p in pictures if p.status == "ok" and not prompts[p.prompt].filler]
 
     def _look(
-        self, folder: Path, pictures: tuple[Picture, ...], names: list[str], *, real: bool
+        self,
+        checkpoint: str,
+        folder: Path,
+        pictures: Sequence[Picture],
+        rows: dict[str, str],
+        *,
+        real: bool,
     ) -> Look:
         return Look(
-            suite=self.suite,
+            suite=self.suite.name,
+            checkpoint=checkpoint,
             folder=folder,
-            pictures=pictures,
-            metrics=tuple(names),
-            variants=tuple(self.variants[name] for name in names),
+            pictures=tuple(pictures),
+            prompts=tuple(REAL if real else self.suite.prompts[p.prompt] for p in pictures),
+            metrics=tuple((spec, name) for name, spec in rows.items()),
             real=real,
         )
 
     def _add_references(self) -> Checkpoint | None:
         """Take the real pictures into the plan, if a metric wants them."""
-        source = self.config.references
-        if source is None or not any(get(name).needs_references for name in self.variants):
+        source = self._real_pictures
+        if source is None or not any(m.references == "set" for m in self.metrics.values()):
             return None
         checkpoint = Checkpoint(
             checkpoint=references_digest(source),

@@ -47,7 +47,7 @@ class Farm:
 
     def __init__(self, config: EvalConfig, folder: Path, boards: Path | None) -> None:
         """Results go below `folder`, curves below `boards`."""
-        suites = [load_suite(name) for name in config.suites]
+        suites = [load_suite(name, config.suite_data) for name in config.suites]
         self.evaluations = [Evaluation(suite, config, folder / suite.name) for suite in suites]
         self.boards = {
             suite.name: Board(boards / f"eval-{suite.name}") for suite in suites if boards
@@ -75,13 +75,13 @@ class Farm:
         """Hand out work and commit what comes back within `wait_s` seconds."""
         for unit, result in self.dispatcher.finished(wait_s):
             evaluation = self._evaluation(unit)
-            evaluation.ledger.commit(result.pictures, result.scores)
+            evaluation.ledger.commit(result.pictures, result.scores, result.worker)
             self._submit(evaluation, evaluation.follow_up(unit, result.pictures))
             self._left[_owner(unit)] -= 1
             self._show_progress(evaluation)
             for owner, checkpoint in self._checkpoints.items():
                 # What the references were waited for by, all of the suite's checkpoints.
-                if owner == _owner(unit) or (owner[0] == unit.suite.name and _is_real(unit)):
+                if owner == _owner(unit) or (owner[0] == unit.suite and _is_real(unit)):
                     self._conclude(evaluation, checkpoint)
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class Farm:
         write_json(evaluation.folder / "progress.json", {"time": time.time(), "units_left": left})
 
     def _evaluation(self, unit: Unit) -> Evaluation:
-        return next(e for e in self.evaluations if e.suite.name == unit.suite.name)
+        return next(e for e in self.evaluations if e.suite.name == unit.suite)
 
 
 def watch(config: EvalConfig, run: RunFolder) -> None:
@@ -177,7 +177,7 @@ def _start_actors(config: EvalConfig) -> Dispatcher:
         return generator.remote(config.device, config.precision)
 
     def start_scorer() -> Any:
-        return scorer.remote(config)
+        return scorer.remote(config.networks)
 
     starters: dict[str, tuple[Callable[[], Any], int]] = {
         GENERATORS: (start_generator, config.generators),
@@ -206,9 +206,7 @@ def _has_ended(run: RunFolder) -> bool:
 
 def _owner(unit: Unit) -> tuple[str, str]:
     """What a unit is done for: suite and checkpoint."""
-    if isinstance(unit, Look):
-        return unit.suite.name, unit.pictures[0].checkpoint
-    return unit.suite.name, unit.checkpoint
+    return unit.suite, unit.checkpoint
 
 
 def _is_real(unit: Unit) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from cluster.run_folder import write_bytes
 from evalfarm.ledger import Picture
-from evalfarm.suite import Suite
+from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate, Result, picture_file
+from evalfarm.worker import worker_facts
 from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_pipeline
 from trainer.models.samplers import new_sampler
@@ -28,19 +28,19 @@ class Generator:
     def __init__(self, device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp32"]) -> None:
         self.device = device
         self.dtype = DTYPES[precision]
-        self.worker = f"{socket.gethostname()}:generator"
+        self.facts = worker_facts("generator", device)
         self._loaded: tuple[str, DiffusionPipeline] | None = None
 
     def run(self, unit: Generate) -> Result:
         """Make a unit's pictures, one batch, each from noise of its own."""
         started = time.monotonic()
-        images = make_pictures(self._pipeline(unit), unit.suite, unit.pairs)
+        images = make_pictures(self._pipeline(unit), unit.sampling, unit.items)
         seconds = (time.monotonic() - started) / len(images)
         pictures = [
-            self._save(unit, image, prompt, sample, seconds)
-            for image, (prompt, sample) in zip(images, unit.pairs, strict=True)
+            self._save(unit, image, item, seconds)
+            for image, item in zip(images, unit.items, strict=True)
         ]
-        return Result(pictures=pictures)
+        return Result(pictures=pictures, worker=self.facts)
 
     def _pipeline(self, unit: Generate) -> DiffusionPipeline:
         if self._loaded is None or self._loaded[0] != unit.checkpoint:
@@ -52,51 +52,50 @@ class Generator:
             self._loaded = (unit.checkpoint, pipeline)
         return self._loaded[1]
 
-    def _save(
-        self, unit: Generate, image: Image.Image, prompt: int, sample: int, seconds: float
-    ) -> Picture:
-        file = picture_file(unit.subfolder, prompt, sample)
-        data = _png(image, parameters(unit, prompt, sample))
+    def _save(self, unit: Generate, image: Image.Image, item: Item, seconds: float) -> Picture:
+        file = picture_file(unit.subfolder, item.prompt, item.sample)
+        data = _png(image, parameters(unit, item))
         write_bytes(unit.folder / file, data)
         return Picture(
             checkpoint=unit.checkpoint,
-            prompt=prompt,
-            sample=sample,
+            prompt=item.prompt,
+            sample=item.sample,
             status="ok",
             file=file,
             sha256=hashlib.sha256(data).hexdigest(),
-            worker=self.worker,
+            worker=self.facts.worker,
             seconds=seconds,
         )
 
 
 def make_pictures(
-    pipeline: DiffusionPipeline, suite: Suite, pairs: Sequence[tuple[int, int]]
+    pipeline: DiffusionPipeline, sampling: Sampling, items: Sequence[Item]
 ) -> list[Image.Image]:
-    """The pictures of these (prompt, sample) pairs, made as one batch."""
+    """The pictures of these items, made as one batch."""
     # Drawn on the CPU: the noise is the same on every machine.
     noise = [
-        torch.Generator().manual_seed(picture_seed(suite.seed, prompt, sample))
-        for prompt, sample in pairs
+        torch.Generator().manual_seed(picture_seed(sampling.seed, item.prompt, item.sample))
+        for item in items
     ]
     images: list[Image.Image] = pipeline(
-        [suite.prompts[prompt] for prompt, _ in pairs],
-        num_inference_steps=suite.sampler_steps,
-        guidance_scale=suite.guidance,
-        height=suite.height,
-        width=suite.width,
+        [item.text for item in items],
+        num_inference_steps=sampling.sampler_steps,
+        guidance_scale=sampling.guidance,
+        height=sampling.height,
+        width=sampling.width,
         generator=noise,
     ).images
     return images
 
 
-def parameters(unit: Generate, prompt: int, sample: int) -> str:
+def parameters(unit: Generate, item: Item) -> str:
     """How a picture was made, in the words that Stable Diffusion web UIs read from a PNG."""
-    suite = unit.suite
+    sampling = unit.sampling
     return (
-        f"{suite.prompts[prompt]}\n"
-        f"Steps: {suite.sampler_steps}, Sampler: DDIM, CFG scale: {suite.guidance}, "
-        f"Seed: {picture_seed(suite.seed, prompt, sample)}, Size: {suite.width}x{suite.height}, "
+        f"{item.text}\n"
+        f"Steps: {sampling.sampler_steps}, Sampler: DDIM, CFG scale: {sampling.guidance}, "
+        f"Seed: {picture_seed(sampling.seed, item.prompt, item.sample)}, "
+        f"Size: {sampling.width}x{sampling.height}, "
         f"Model hash: {unit.checkpoint[:10]}, Model: {Path(unit.path).name}, RNG: CPU"
     )
 

@@ -16,8 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA = """
--- What the rows belong to: the suite's name and digest.
+-- What the rows belong to: `schema`, of this table's shape; `suite`, its name and digest.
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+-- One row per process that made or scored pictures.
+CREATE TABLE IF NOT EXISTS workers (
+    worker TEXT PRIMARY KEY,         -- host, kind and start
+    device TEXT NOT NULL,            -- cpu, or the GPU's name
+    versions TEXT NOT NULL           -- JSON: package -> version
+);
 -- One row per set of weights, and one for the real pictures.
 CREATE TABLE IF NOT EXISTS checkpoints (
     checkpoint TEXT NOT NULL,        -- digest of the weights, or of the real pictures
@@ -35,9 +41,10 @@ CREATE TABLE IF NOT EXISTS pictures (
     status TEXT NOT NULL,            -- ok | failed
     file TEXT,                       -- below the suite's folder
     sha256 TEXT,
+    note TEXT,                       -- what is odd about it, such as being all of one colour
     error TEXT,
     worker TEXT,
-    seconds REAL,
+    seconds REAL,                    -- of its worker's time
     PRIMARY KEY (checkpoint, prompt, sample)
 );
 -- One row per picture and metric.
@@ -45,7 +52,7 @@ CREATE TABLE IF NOT EXISTS scores (
     checkpoint TEXT NOT NULL,
     prompt INTEGER NOT NULL,
     sample INTEGER NOT NULL,
-    metric TEXT NOT NULL,            -- with its variant
+    metric TEXT NOT NULL,            -- with its variant; several metrics may share rows
     status TEXT NOT NULL,            -- ok | failed
     numbers TEXT,                    -- JSON: column -> value
     detail TEXT,                     -- JSON: what was seen, such as the text that was read
@@ -56,6 +63,17 @@ CREATE TABLE IF NOT EXISTS scores (
     PRIMARY KEY (checkpoint, prompt, sample, metric)
 );
 """
+SCHEMA_VERSION = "2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFacts:
+    """A process that made or scored pictures."""
+
+    worker: str
+    device: str
+    versions: str
+    """JSON: package -> version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +97,7 @@ class Picture:
     status: str
     file: str | None = None
     sha256: str | None = None
+    note: str | None = None
     error: str | None = None
     worker: str | None = None
     seconds: float | None = None
@@ -101,6 +120,34 @@ class Score:
     seconds: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a metric says of the pictures of a checkpoint that it could score, as columns."""
+
+    prompts: NDArray[np.int64]
+    """Number of each picture's prompt."""
+    samples: NDArray[np.int64]
+    """Its number among the pictures of the prompt."""
+    numbers: dict[str, NDArray[np.float64]]
+    features: NDArray[np.float32] | None = None
+    """pictures dim"""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, indices: NDArray[Any]) -> "Rows":
+        """These of the rows, by place or by mask; a place may be named twice."""
+        return Rows(
+            prompts=self.prompts[indices],
+            samples=self.samples[indices],
+            numbers={name: values[indices] for name, values in self.numbers.items()},
+            features=None if self.features is None else self.features[indices],
+        )
+
+
+NO_ROWS = Rows(prompts=np.zeros(0, np.int64), samples=np.zeros(0, np.int64), numbers={})
+
+
 class Ledger:
     """An open ledger. One process writes; others may read at the same time."""
 
@@ -108,15 +155,29 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The default journal, not WAL: run folders lie on network file systems.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
-        self._db.executescript(SCHEMA)
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('suite', ?)", (f"{suite} {digest}",))
-        (there,) = self._db.execute("SELECT value FROM meta WHERE key = 'suite'").fetchone()
-        if there != f"{suite} {digest}":
-            self._db.close()
+        self._db.execute("PRAGMA busy_timeout = 60000")
+        self._start(path, suite, digest)
+
+    def _start(self, path: Path, suite: str, digest: str) -> None:
+        wanted = {"schema": SCHEMA_VERSION, "suite": f"{suite} {digest}"}
+        fresh = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
+        if fresh:
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            for item in wanted.items():
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", item)
+        there = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        if there == wanted:
+            return
+        self._db.close()
+        if there.get("schema") != SCHEMA_VERSION:
             raise ValueError(
-                f"{path} holds the scores of another suite ({there[:24]}…, not {suite} "
-                f"{digest[:8]}…): they do not compare; move {path.parent} away to score anew"
+                f"{path} was written by another version of Letterpress: move {path.parent} away "
+                "to score anew"
             )
+        raise ValueError(
+            f"{path} holds the scores of another suite ({there['suite'][:24]}…, not {suite} "
+            f"{digest[:8]}…): they do not compare; move {path.parent} away to score anew"
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -126,9 +187,15 @@ class Ledger:
         """Record a set of weights; the same one again changes nothing."""
         self._insert("checkpoints", [astuple(checkpoint)])
 
-    def commit(self, pictures: Iterable[Picture] = (), scores: Iterable[Score] = ()) -> None:
+    def commit(
+        self,
+        pictures: Iterable[Picture] = (),
+        scores: Iterable[Score] = (),
+        worker: WorkerFacts | None = None,
+    ) -> None:
         """Record one unit of work, all or nothing; what is there already stays as it is."""
         with self._transaction():
+            self._insert("workers", [astuple(worker)] if worker else [])
             self._insert("pictures", [astuple(picture) for picture in pictures])
             self._insert("scores", [_score_row(score) for score in scores])
 
@@ -153,6 +220,36 @@ class Ledger:
             (checkpoint,),
         )
         return [_score(row) for row in rows]
+
+    def workers(self) -> list[WorkerFacts]:
+        """Who made and scored the pictures."""
+        rows = self._db.execute("SELECT * FROM workers ORDER BY worker")
+        return [WorkerFacts(**_named(WorkerFacts, row)) for row in rows]
+
+    def scored(self, checkpoint: str) -> Iterator[tuple[int, int, str, str]]:
+        """Prompt, sample, metric and status of every score of a checkpoint."""
+        yield from self._db.execute(
+            "SELECT prompt, sample, metric, status FROM scores WHERE checkpoint = ?", (checkpoint,)
+        )
+
+    def rows(self, checkpoint: str, metric: str) -> Rows:
+        """What a metric says of a checkpoint's pictures, of those that it could score."""
+        found = self._db.execute(
+            "SELECT prompt, sample, numbers, features FROM scores WHERE checkpoint = ?"
+            " AND metric = ? AND status = 'ok' ORDER BY prompt, sample",
+            (checkpoint, metric),
+        ).fetchall()
+        if not found:
+            return NO_ROWS
+        prompts, samples, numbers, features = zip(*found, strict=True)
+        parsed = [json.loads(text) for text in numbers]
+        blobs = [np.frombuffer(blob, "<f4") for blob in features if blob is not None]
+        return Rows(
+            prompts=np.array(prompts, np.int64),
+            samples=np.array(samples, np.int64),
+            numbers={name: np.array([row[name] for row in parsed]) for name in parsed[0]},
+            features=np.stack(blobs) if blobs else None,
+        )
 
     def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         if rows:

@@ -13,7 +13,6 @@ from cluster.run_folder import write_json, write_text
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import Picture, Score
 from evalfarm.results import summarize, verdict
-from evalfarm.suite import quoted_words
 
 SHOWN_PROMPTS = 64
 CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 260, 90, 6
@@ -83,8 +82,8 @@ def _picture_row(
         "checkpoint": name,
         "prompt_number": picture.prompt,
         "sample": picture.sample,
-        "prompt": prompt,
-        "words": " ".join(quoted_words(prompt)),
+        "prompt": prompt.text,
+        "words": " ".join(prompt.words),
         "file": picture.file,
         "status": picture.status,
         "error": picture.error or "; ".join(score.error for score in found if score.error),
@@ -100,7 +99,7 @@ def _grid(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> list[dict[s
     """One entry per prompt: its text and, for each checkpoint, its first picture."""
     cells = [_cells(evaluation, row["checkpoint"]) for row in rows]
     return [
-        {"prompt": prompt, "cells": [column.get(number) for column in cells]}
+        {"prompt": prompt.text, "cells": [column.get(number) for column in cells]}
         for number, prompt in enumerate(evaluation.suite.prompts[:SHOWN_PROMPTS])
     ]
 

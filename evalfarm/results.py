@@ -1,27 +1,24 @@
 """What the ledger says, summed up: the numbers of each checkpoint, and what they rest on."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Checkpoint, Score
-from evalfarm.metrics.base import get
-from evalfarm.work import metric_key
+from evalfarm.ledger import NO_ROWS, Checkpoint, Rows
+from evalfarm.metrics.base import column_key
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """All results of a suite, as results.json holds them. A function of the ledger alone."""
     suite, ledger = evaluation.suite, evaluation.ledger
-    references = _by_metric(
-        ledger.scores(evaluation.references.checkpoint) if evaluation.references else []
-    )
+    references = _reference_rows(evaluation)
     return {
         "suite": suite.name,
         "digest": suite.digest,
         "columns": _columns(evaluation),
         "absent": evaluation.absent,
-        "references": {metric: len(scores) for metric, scores in references.items()},
+        "references": {spec: len(rows) for spec, rows in references.items()},
         "rows": [
             _row(evaluation, checkpoint, references) for checkpoint in ledger.checkpoints("weights")
         ],
@@ -50,68 +47,78 @@ def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _reference_rows(evaluation: Evaluation) -> dict[str, Rows]:
+    """By metric, what it says of the real pictures."""
+    if evaluation.references is None:
+        return {}
+    checkpoint = evaluation.references.checkpoint
+    return {
+        spec: evaluation.ledger.rows(checkpoint, metric.rows)
+        for spec, metric in evaluation.metrics.items()
+        if metric.references == "set"
+    }
+
+
 def _columns(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {
-            "key": column_key(name, column.name, variant),
+            "key": column_key(metric, column),
             "title": column.title,
             "unit": column.unit,
             "higher_is_better": column.higher_is_better,
             "decimals": column.decimals,
         }
-        for name, variant in evaluation.variants.items()
-        for column in get(name).columns
+        for metric in evaluation.metrics.values()
+        for column in metric.columns
     ]
 
 
-def column_key(metric: str, column: str, variant: str) -> str:
-    """A column as curves and results name it, such as `ocr_f1/ppocrv6-small@509be0a9`."""
-    name = metric if metric.endswith(f"_{column}") else f"{metric}_{column}"
-    return f"{name}/{variant}"
-
-
 def _row(
-    evaluation: Evaluation, checkpoint: Checkpoint, references: dict[str, list[Score]]
+    evaluation: Evaluation, checkpoint: Checkpoint, references: Mapping[str, Rows]
 ) -> dict[str, Any]:
     pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
-    scores = evaluation.ledger.scores(checkpoint.checkpoint)
-    by_metric = _by_metric(scores)
     values: dict[str, float] = {}
-    for name, variant in evaluation.variants.items():
-        metric = metric_key(name, variant)
-        if by_metric[metric]:
-            numbers = get(name).summarize(by_metric[metric], references.get(metric, []))
-            values |= {column_key(name, column, variant): v for column, v in numbers.items()}
-    n_made = sum(picture.status == "ok" for picture in pictures)
-    looked_at = len(scores) == n_made * len(evaluation.variants)
-    n_expected = len(evaluation.suite.pairs())
+    for spec, metric in evaluation.metrics.items():
+        rows = evaluation.ledger.rows(checkpoint.checkpoint, metric.rows)
+        if len(rows):
+            numbers = metric.summarize(rows, references.get(spec, NO_ROWS))
+            values |= {
+                column_key(metric, column): numbers[column.name]
+                for column in metric.columns
+                if column.name in numbers
+            }
     return {
         "name": checkpoint.name,
         "step": checkpoint.step,
         "checkpoint": checkpoint.checkpoint,
         "values": values,
-        "complete": len(pictures) == n_expected and looked_at and evaluation.has_references,
-        "n_expected": n_expected,
-        "n_made": n_made,
-        "n_scored": _fully_scored(scores, len(evaluation.variants)),
+        **_counts(evaluation, checkpoint),
         "errors": sorted(
-            {error for error in [*(p.error for p in pictures), *(s.error for s in scores)] if error}
+            {p.error for p in pictures if p.error} | _score_errors(evaluation, checkpoint)
         ),
     }
 
 
-def _by_metric(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """The scores that are ok, by metric."""
-    grouped: dict[str, list[Score]] = defaultdict(list)
-    for score in scores:
-        if score.status == "ok":
-            grouped[score.metric].append(score)
-    return grouped
+def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
+    """How many pictures are expected, made and scored by every metric, and whether that is all."""
+    prompts = evaluation.suite.prompts
+    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
+    metrics = {metric.rows for metric in evaluation.metrics.values()}
+    looked_at, scored = 0, Counter[tuple[int, int]]()
+    for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint):
+        if metric in metrics:
+            looked_at += 1
+            scored[prompt, sample] += status == "ok"
+    n_made = sum(p.status == "ok" for p in pictures if not prompts[p.prompt].filler)
+    items = evaluation.suite.items()
+    all_looked_at = looked_at == n_made * len(metrics)
+    return {
+        "complete": len(pictures) == len(items) and all_looked_at and evaluation.has_references,
+        "n_expected": sum(not prompts[item.prompt].filler for item in items),
+        "n_made": n_made,
+        "n_scored": sum(count == len(metrics) for count in scored.values()),
+    }
 
 
-def _fully_scored(scores: Sequence[Score], metrics: int) -> int:
-    """How many pictures every metric has scored."""
-    counts: dict[tuple[int, int], int] = defaultdict(int)
-    for score in scores:
-        counts[score.prompt, score.sample] += score.status == "ok"
-    return sum(count == metrics for count in counts.values())
+def _score_errors(evaluation: Evaluation, checkpoint: Checkpoint) -> set[str]:
+    return {score.error for score in evaluation.ledger.scores(checkpoint.checkpoint) if score.error}

@@ -1,55 +1,57 @@
-"""The actor that looks at pictures: the metrics of the suites, each loaded when first asked for."""
+"""The actor that looks at pictures: the metrics of the suites, each network loaded once."""
 
 import hashlib
 import io
-import socket
 import time
 from collections.abc import Sequence
 
 from PIL import Image
 
 import evalfarm.metrics  # noqa: F401  # registers them
-from evalfarm.config import EvalConfig
+from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Picture, Score
-from evalfarm.metrics.base import Asked, Metric, Seen, get
+from evalfarm.metrics.base import Asked, Batch, Metric, Seen, get
+from evalfarm.networks import Networks
 from evalfarm.references import read_picture
-from evalfarm.suite import quoted_words
-from evalfarm.work import Look, Result, metric_key
+from evalfarm.suite import Prompt
+from evalfarm.work import Look, Result
+from evalfarm.worker import worker_facts
 
 
 class Scorer:
     """Scores pictures. A Ray actor in the farm, a plain object anywhere else."""
 
-    def __init__(self, config: EvalConfig) -> None:
-        self.config = config
-        self.worker = f"{socket.gethostname()}:scorer"
+    def __init__(self, networks: NetworksConfig, device: str = "cpu") -> None:
+        self.networks = Networks(networks, device)
+        self.facts = worker_facts("scorer", device)
         self._metrics: dict[str, Metric] = {}
 
     def run(self, unit: Look) -> Result:
         """The scores of a unit's pictures by the metrics that it names."""
-        asked = [_open(unit, picture) for picture in unit.pictures]
+        pairs = zip(unit.pictures, unit.prompts, strict=True)
+        batch = Batch([_open(unit, *pair) for pair in pairs], self.networks)
         scores: list[Score] = []
-        for name, variant in zip(unit.metrics, unit.variants, strict=True):
+        for spec, rows in unit.metrics:
             started = time.monotonic()
-            seen = self._look(name, asked)
-            seconds = (time.monotonic() - started) / len(asked)
+            seen = self._look(spec, batch)
+            seconds = (time.monotonic() - started) / len(batch)
             scores += [
-                self._row(metric_key(name, variant), picture, one, seconds)
+                self._row(rows, picture, one, seconds)
                 for picture, one in zip(unit.pictures, seen, strict=True)
             ]
-        return Result(scores=scores)
+        return Result(scores=scores, worker=self.facts)
 
-    def _look(self, name: str, asked: Sequence[Asked]) -> list[Seen | Exception]:
+    def _look(self, spec: str, batch: Batch) -> list[Seen | Exception]:
         """What a metric says of each picture; an exception for those that it stumbles over."""
-        if name not in self._metrics:
-            self._metrics[name] = get(name)(self.config)
-        metric = self._metrics[name]
+        if spec not in self._metrics:
+            self._metrics[spec] = get(spec, self.networks.config)
         try:
-            return [*metric.look(asked)]
+            return [*self._metrics[spec].look(batch)]
         except Exception as error:
-            if len(asked) == 1:
+            if len(batch) == 1:
                 return [error]
-        return [seen for one in asked for seen in self._look(name, [one])]  # which of them was it?
+        singles: Sequence[Batch] = [Batch([one], self.networks) for one in batch]
+        return [seen for single in singles for seen in self._look(spec, single)]  # which was it?
 
     def _row(self, metric: str, picture: Picture, seen: Seen | Exception, seconds: float) -> Score:
         if isinstance(seen, Exception):
@@ -66,16 +68,16 @@ class Scorer:
             numbers=seen.numbers,
             detail=seen.detail,
             features=seen.features,
-            worker=self.worker,
+            worker=self.facts.worker,
             seconds=seconds,
         )
 
 
-def _open(unit: Look, picture: Picture) -> Asked:
+def _open(unit: Look, picture: Picture, prompt: Prompt) -> Asked:
     assert picture.file is not None
     data = read_picture(unit.folder, picture.file)
     if picture.sha256 and hashlib.sha256(data).hexdigest() != picture.sha256:
         raise OSError(f"{unit.folder / picture.file} is not the picture that was made")
-    prompt = "" if unit.real else unit.suite.prompts[picture.prompt]
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    return Asked(image=image, prompt=prompt, words=quoted_words(prompt))
+    target = Image.open(prompt.target).convert("RGB") if prompt.target else None
+    return Asked(image=image, prompt=prompt.text, words=tuple(prompt.words), target=target)

@@ -3,23 +3,27 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalfarm.ledger import Picture, Score
-from evalfarm.suite import Suite
+from evalfarm.ledger import Picture, Score, WorkerFacts
+from evalfarm.suite import Item, Prompt, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """Make these pictures of one checkpoint."""
 
-    suite: Suite
+    suite: str
     checkpoint: str
+    """Digest of the weights."""
     path: str
     """The weights."""
     folder: Path
     """The suite's folder; pictures go below it."""
     subfolder: str
-    pairs: tuple[tuple[int, int], ...]
-    """(prompt number, sample number) of each."""
+    sampling: Sampling
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def failed(self, error: str) -> "Result":
         """The rows that say that it could not be done."""
@@ -27,12 +31,12 @@ class Generate:
             pictures=[
                 Picture(
                     checkpoint=self.checkpoint,
-                    prompt=prompt,
-                    sample=sample,
+                    prompt=item.prompt,
+                    sample=item.sample,
                     status="failed",
                     error=error,
                 )
-                for prompt, sample in self.pairs
+                for item in self.items
             ]
         )
 
@@ -41,15 +45,20 @@ class Generate:
 class Look:
     """Score these pictures of one checkpoint, or real ones."""
 
-    suite: Suite
+    suite: str
+    checkpoint: str
     folder: Path
     """The pictures' files are below it; for real ones it may be a tar."""
     pictures: tuple[Picture, ...]
-    metrics: tuple[str, ...]
-    """Names, without variants."""
-    variants: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    """What each of them should show."""
+    metrics: tuple[tuple[str, str], ...]
+    """As a suite names them, and what their rows are called."""
     real: bool = False
     """Real pictures: there is no prompt to hold them against."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
     def failed(self, error: str) -> "Result":
         """The rows that say that it could not be done."""
@@ -59,11 +68,11 @@ class Look:
                     checkpoint=picture.checkpoint,
                     prompt=picture.prompt,
                     sample=picture.sample,
-                    metric=metric_key(name, variant),
+                    metric=rows,
                     status="failed",
                     error=error,
                 )
-                for name, variant in zip(self.metrics, self.variants, strict=True)
+                for _, rows in self.metrics
                 for picture in self.pictures
             ]
         )
@@ -78,11 +87,8 @@ class Result:
 
     pictures: list[Picture] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
-
-
-def metric_key(name: str, variant: str) -> str:
-    """A metric as the ledger and the curves name it."""
-    return f"{name}/{variant}"
+    worker: WorkerFacts | None = None
+    """Who did it; null where nobody could."""
 
 
 def picture_file(subfolder: str, prompt: int, sample: int) -> str:

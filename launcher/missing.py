@@ -55,8 +55,10 @@ def _missing_eval(recipe: Recipe) -> Iterator[str]:
     if recipe.eval is None:
         return
     suites = [Path(suite) for suite in recipe.eval.suites if Path(suite).suffix]
-    named = [("clip", recipe.eval.clip), ("references", recipe.eval.references)]
-    for key, path in [*named, *(("suites", suite) for suite in suites)]:
+    named = [("references", recipe.eval.references), *(("suites", suite) for suite in suites)]
+    networks = vars(recipe.eval.networks).items()
+    named += [(f"networks.{key}", Path(n)) for key, n in networks if n and n.startswith("/")]
+    for key, path in named:
         if path is not None and not path.exists():
             yield f"eval.{key} {path} does not exist: `letterpress keys eval.{key}` says what it is"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import absolute_paths, build, read_yaml, set_key
-from evalfarm.config import EvalConfig
+from evalfarm.config import EvalConfig, NetworksConfig
 from trainer.config import TrainConfig, split_batch
 
 
@@ -55,7 +55,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     train = replace(train, **{key: _absolute(name) for key, name in models.items()})
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
-        evaluation = replace(evaluation, suites=tuple(suites))
+        networks = {key: _absolute(name) for key, name in vars(evaluation.networks).items()}
+        evaluation = replace(evaluation, suites=tuple(suites), networks=NetworksConfig(**networks))
     return replace(recipe, train=train, eval=evaluation)
 
 

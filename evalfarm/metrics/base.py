@@ -9,16 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
+from evalfarm.config import NetworksConfig
+from evalfarm.ledger import Rows
+from evalfarm.networks import Networks
 
 MetricType = type["Metric"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +33,8 @@ class Column:
     unit: str
     higher_is_better: bool
     decimals: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A picture, and what it should show."""
-
-    image: Image.Image
-    """RGB."""
-    prompt: str
-    words: list[str]
-    """The words that should be legible, in lower case."""
+    mean_of: str | None = None
+    """The number of each picture that this is the mean of; None: it is made of the whole set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,36 +46,105 @@ class Seen:
     features: NDArray[np.float32] | None = None
 
 
-class Metric(ABC):
-    """A measure of pictures."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A picture, and what it should show."""
 
+    image: Image.Image
+    """RGB."""
+    prompt: str = ""
+    words: tuple[str, ...] = ()
+    """The words that should be legible, in lower case."""
+    target: Image.Image | None = None
+    """The real picture that it is compared with, RGB."""
+
+
+class Batch(Sequence[Asked]):
+    """Pictures that are looked at together. What several metrics need of them is made once."""
+
+    def __init__(self, asked: Sequence[Asked], networks: Networks) -> None:
+        self._asked = list(asked)
+        self.networks = networks
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._asked[place]
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The pictures, RGB."""
+        return [asked.image for asked in self._asked]
+
+    @property
+    def prompts(self) -> list[str]:
+        """What each should show."""
+        return [asked.prompt for asked in self._asked]
+
+    def once(self, name: str, make: Callable[[], Value]) -> Value:
+        """What `make` made the first time it was asked for of these pictures under this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: Value = self._made[name]
+        return made
+
+
+class Metric(ABC):
+    """A measure of pictures, in one of its modes. Making one is cheap: networks come with looking.
+
+    It takes part in the driver, which has neither pictures nor networks, and in scoring actors.
+    """
+
+    modes: ClassVar[tuple[str, ...]] = ("",)
+    """What may follow its name and a slash; the first is meant where nothing does."""
     columns: ClassVar[tuple[Column, ...]]
     """What its summary reports."""
-    needs_references: ClassVar[bool] = False
-    """Whether real pictures are to be looked at too."""
+    references: ClassVar[Literal["none", "set", "pairs"]] = "none"
+    """Whether it compares with a set of real pictures, or each picture with one."""
 
-    @staticmethod
-    @abstractmethod
-    def absent(config: EvalConfig) -> str | None:
-        """Why it cannot be measured with this config, and what would mend it; None if it can."""
+    def __init__(self, mode: str, networks: NetworksConfig) -> None:
+        self.mode = mode
+        self.networks = networks
 
-    @staticmethod
-    @abstractmethod
-    def variant(config: EvalConfig) -> str:
-        """Which weights and rules: two numbers of one name and variant compare."""
-
-    @abstractmethod
-    def __init__(self, config: EvalConfig) -> None:
-        """Load what looking takes."""
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return next(name for name, metric in _METRICS.items() if metric is type(self))
 
     @abstractmethod
-    def look(self, asked: Sequence[Asked]) -> list[Seen]:
+    def absent(self) -> str | None:
+        """Why it cannot be measured here, and what would mend it; None if it can."""
+
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """Which rules, `@` and which weights: two numbers of one name and variant compare.
+
+        A change of the rules changes it too.
+        """
+
+    @property
+    def rows(self) -> str:
+        """What its rows are called in the ledger; metrics that look alike may share them."""
+        return f"{self.name}/{self.variant}"
+
+    @abstractmethod
+    def look(self, batch: Batch) -> list[Seen]:
         """What there is to say of each picture."""
 
-    @staticmethod
     @abstractmethod
-    def summarize(scores: Sequence[Score], references: Sequence[Score]) -> dict[str, float]:
-        """The columns' values from the rows that are ok; what cannot be computed is left out."""
+    def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
+        """The columns' values, by name; what cannot be computed is left out."""
+
+    def means(self, rows: Rows) -> dict[str, float]:
+        """The columns that are means over the pictures."""
+        return {
+            column.name: float(np.mean(rows.numbers[column.mean_of]))
+            for column in self.columns
+            if column.mean_of
+        }
 
 
 _METRICS: dict[str, MetricType] = {}
@@ -99,15 +161,27 @@ def register(name: str) -> Callable[[MetricType], MetricType]:
     return add
 
 
-def get(name: str) -> MetricType:
-    """The metric of that name; ValueError names those there are."""
-    if name in _METRICS:
-        return _METRICS[name]
-    close = get_close_matches(name, _METRICS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(_METRICS)}"
-    raise ValueError(f"metric {name!r} is unknown: {hint}")
+def get(spec: str, networks: NetworksConfig) -> Metric:
+    """The metric that a suite names, such as `fid/clean`; ValueError says which there are."""
+    name, _, mode = spec.partition("/")
+    if name not in _METRICS:
+        raise ValueError(f"metric {name!r} is unknown: {_hint(name, _METRICS)}")
+    metric = _METRICS[name]
+    if mode == "" or mode in metric.modes:
+        return metric(mode or metric.modes[0], networks)
+    if metric.modes == ("",):
+        raise ValueError(f"metric {spec!r} is unknown: {name} has no modes")
+    raise ValueError(f"metric {spec!r} is unknown: {_hint(mode, metric.modes)}")
 
 
-def mean(scores: Sequence[Score], number: str) -> float:
-    """The mean of one number over rows that all have it."""
-    return float(np.mean([score.numbers[number] for score in scores]))
+def column_key(metric: Metric, column: Column) -> str:
+    """A column as curves and results name it, such as `ocr_f1/ppocrv6-small@509be0a9`."""
+    name = metric.name
+    if not name.endswith(f"_{column.name}") and name != column.name:
+        name = f"{name}_{column.name}"
+    return f"{name}/{metric.variant}"
+
+
+def _hint(given: str, known: Any) -> str:
+    close = get_close_matches(given, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(sorted(known))}"

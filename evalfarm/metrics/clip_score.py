@@ -5,54 +5,44 @@ better; the summary is the mean. Hessel et al. 2021 multiply by 2.5, not 100, an
 depicts" before the prompt; MARIO-Eval reports the bare cosine. The weights are in the name.
 """
 
-from collections.abc import Sequence
-
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
-from evalfarm.metrics.base import Asked, Column, Metric, Seen, mean, register
-from trainer.models.clip import Clip, clip_name
+from evalfarm.ledger import Rows
+from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.clip_vectors import image_vectors, short_digest, text_vectors
+from evalfarm.networks import missing_network
 
 
 @register("clip_score")
 class ClipScore(Metric):
     """Mean of 100 * max(0, cosine) of picture and prompt."""
 
+    modes = ("clip",)
     columns = (
-        Column(name="score", title="CLIPScore", unit="points", higher_is_better=True, decimals=2),
+        Column(
+            name="score",
+            title="CLIPScore",
+            unit="points",
+            higher_is_better=True,
+            decimals=2,
+            mean_of="score",
+        ),
     )
 
-    @staticmethod
-    def absent(config: EvalConfig) -> str | None:
+    def absent(self) -> str | None:
         """Absent without a CLIP."""
-        return missing_clip(config)
+        return missing_network(self.networks, "clip")
 
-    @staticmethod
-    def variant(config: EvalConfig) -> str:
-        """Name and digest of the CLIP."""
-        assert config.clip is not None
-        return clip_name(config.clip)
+    @property
+    def variant(self) -> str:
+        """Mode and digest of the CLIP."""
+        return f"{self.mode}@{short_digest(self.networks, 'clip')}"
 
-    def __init__(self, config: EvalConfig) -> None:
-        assert config.clip is not None
-        self.clip = Clip(config.clip)
-
-    def look(self, asked: Sequence[Asked]) -> list[Seen]:
+    def look(self, batch: Batch) -> list[Seen]:
         """One cosine each."""
-        images = self.clip.images([one.image for one in asked])
-        texts = self.clip.texts([one.prompt for one in asked])
+        images = image_vectors(batch, "clip")
+        texts = text_vectors(batch, "clip", batch.prompts)
         cosines = (images * texts).sum(dim=-1).tolist()
         return [Seen(numbers={"score": 100 * max(0.0, cosine)}) for cosine in cosines]
 
-    @staticmethod
-    def summarize(scores: Sequence[Score], references: Sequence[Score]) -> dict[str, float]:
+    def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
         """The mean over pictures."""
-        return {"score": mean(scores, "score")}
-
-
-def missing_clip(config: EvalConfig) -> str | None:
-    """Why there is no CLIP to score with; None if there is one."""
-    if config.clip is None:
-        return "no CLIP: set eval.clip to the folder of one"
-    if not (config.clip / "config.json").is_file():
-        return f"eval.clip {config.clip} is no folder of a CLIP: it holds no config.json"
-    return None
+        return self.means(rows)

@@ -10,64 +10,52 @@ All sums are float64. The trace of the root comes from the eigenvalues of Σ₁^
 symmetric; scipy's general root, which others use, is gone from its releases after 1.17.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
-from evalfarm.metrics.base import Asked, Column, Metric, Seen, register
-from evalfarm.metrics.clip_score import missing_clip
-from trainer.models.clip import Clip, clip_name
+from evalfarm.ledger import Rows
+from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.clip_vectors import image_vectors, short_digest
+from evalfarm.networks import missing_network
 
 
 @register("frechet")
 class Frechet(Metric):
     """Fréchet distance of CLIP features to the references'."""
 
+    modes = ("clip",)
     columns = (
         Column(
             name="distance", title="Fréchet", unit="squared", higher_is_better=False, decimals=4
         ),
     )
-    needs_references = True
+    references = "set"
 
-    @staticmethod
-    def absent(config: EvalConfig) -> str | None:
-        """Absent without a CLIP or without references."""
-        if config.references is None:
-            return "no real pictures: set eval.references to a tar or folder of them"
-        if not config.references.exists():
-            return f"eval.references {config.references} does not exist"
-        return missing_clip(config)
+    def absent(self) -> str | None:
+        """Absent without a CLIP."""
+        return missing_network(self.networks, "clip")
 
-    @staticmethod
-    def variant(config: EvalConfig) -> str:
-        """Name and digest of the CLIP."""
-        assert config.clip is not None
-        return clip_name(config.clip)
+    @property
+    def variant(self) -> str:
+        """Mode and digest of the CLIP."""
+        return f"{self.mode}@{short_digest(self.networks, 'clip')}"
 
-    def __init__(self, config: EvalConfig) -> None:
-        assert config.clip is not None
-        self.clip = Clip(config.clip)
-
-    def look(self, asked: Sequence[Asked]) -> list[Seen]:
+    def look(self, batch: Batch) -> list[Seen]:
         """The features of each picture."""
-        features = self.clip.images([one.image for one in asked]).numpy()
-        return [Seen(features=row) for row in features]
+        return [Seen(features=row) for row in image_vectors(batch, "clip").numpy()]
 
-    @staticmethod
-    def summarize(scores: Sequence[Score], references: Sequence[Score]) -> dict[str, float]:
+    def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
         """The distance; nothing with fewer than two pictures on either side."""
-        if min(len(scores), len(references)) < 2:
+        if min(len(rows), len(references)) < 2:
             return {}
-        return {"distance": frechet_distance(_features(scores), _features(references))}
+        assert rows.features is not None
+        assert references.features is not None
+        return {"distance": frechet_distance(rows.features, references.features)}
 
 
-def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def frechet_distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     """d² between two sets of features, each pictures x dim with at least two rows."""
-    mean_gap = first.mean(axis=0) - second.mean(axis=0)
+    mean_gap = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
     covariance_1 = np.cov(first, rowvar=False, dtype=np.float64)
     covariance_2 = np.cov(second, rowvar=False, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance_1))
@@ -76,9 +64,3 @@ def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) ->
     trace_of_root = np.sqrt(np.clip(np.linalg.eigvalsh(product), 0, None)).sum()
     traces = np.trace(np.atleast_2d(covariance_1)) + np.trace(np.atleast_2d(covariance_2))
     return float(mean_gap @ mean_gap + traces - 2 * trace_of_root)
-
-
-def _features(scores: Sequence[Score]) -> NDArray[np.float64]:
-    return np.stack([score.features for score in scores if score.features is not None]).astype(
-        np.float64
-    )

@@ -18,9 +18,8 @@ from dataclasses import asdict
 
 from torchmetrics.functional.text import edit_distance
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
-from evalfarm.metrics.base import Asked, Column, Metric, Seen, mean, register
+from evalfarm.ledger import Rows
+from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from trainer.models.ocr import Line, OcrReader, missing_ocr, ocr_name
 
 EPSILON = 1e-8  # MARIO-Eval's, in every denominator
@@ -30,36 +29,45 @@ EPSILON = 1e-8  # MARIO-Eval's, in every denominator
 class Ocr(Metric):
     """Reads each picture with PP-OCR and compares the words with those of the prompt."""
 
+    modes = ("ppocrv6-small",)
     columns = (
-        Column(name="precision", title="OCR P", unit="share", higher_is_better=True),
-        Column(name="recall", title="OCR R", unit="share", higher_is_better=True),
+        Column(
+            name="precision",
+            title="OCR P",
+            unit="share",
+            higher_is_better=True,
+            mean_of="precision",
+        ),
+        Column(name="recall", title="OCR R", unit="share", higher_is_better=True, mean_of="recall"),
         Column(name="f1", title="OCR F1", unit="share", higher_is_better=True),
-        Column(name="accuracy", title="OCR acc", unit="share", higher_is_better=True),
-        Column(name="ned", title="NED", unit="share", higher_is_better=True),
+        Column(
+            name="accuracy",
+            title="OCR acc",
+            unit="share",
+            higher_is_better=True,
+            mean_of="accuracy",
+        ),
+        Column(name="ned", title="NED", unit="share", higher_is_better=True, mean_of="ned"),
     )
 
-    @staticmethod
-    def absent(config: EvalConfig) -> str | None:
+    def absent(self) -> str | None:
         """Absent only where PaddleOCR or its weights are not installed."""
         return missing_ocr()
 
-    @staticmethod
-    def variant(config: EvalConfig) -> str:
+    @property
+    def variant(self) -> str:
         """The recogniser's name and digest."""
         return ocr_name()
 
-    def __init__(self, config: EvalConfig) -> None:
-        self.reader = OcrReader()
-
-    def look(self, asked: Sequence[Asked]) -> list[Seen]:
+    def look(self, batch: Batch) -> list[Seen]:
         """Read the pictures; the lines stay in the ledger, so that rules can be applied anew."""
-        read = self.reader.read([one.image for one in asked])
-        return [_compare(lines, one.words) for lines, one in zip(read, asked, strict=True)]
+        reader = batch.networks.keep("ocr", OcrReader)
+        read = reader.read(batch.images)
+        return [_compare(lines, one.words) for lines, one in zip(read, batch, strict=True)]
 
-    @staticmethod
-    def summarize(scores: Sequence[Score], references: Sequence[Score]) -> dict[str, float]:
+    def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
         """Means over the pictures, and F1 of the means."""
-        means = {name: mean(scores, name) for name in ("precision", "recall", "accuracy", "ned")}
+        means = self.means(rows)
         precision, recall = means["precision"], means["recall"]
         return {**means, "f1": 2 * precision * recall / (precision + recall + EPSILON)}
 
@@ -88,7 +96,7 @@ def words_of(lines: Sequence[Line]) -> list[str]:
     return [word for line in lines for word in line.text.strip().lower().split()]
 
 
-def _compare(lines: Sequence[Line], asked: list[str]) -> Seen:
+def _compare(lines: Sequence[Line], asked: Sequence[str]) -> Seen:
     read = words_of(lines)
     precision, recall = precision_recall(read, asked)
     return Seen(

@@ -65,7 +65,7 @@ def make_run(
         run.exports.symlink_to(exports)
         section = {
             "suites": [str(tmp_path / "quick.yaml")],
-            "clip": str(tiny_model / "clip"),
+            "networks": {"clip": str(tiny_model / "clip")},
             "references": str(references),
             "device": "cpu",
             "precision": "fp32",

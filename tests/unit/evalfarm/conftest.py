@@ -1,22 +1,24 @@
 """A suite of three pictures whose rows the tests write themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Checkpoint, Picture, Score
-from evalfarm.suite import Suite
+from evalfarm.ledger import Checkpoint, Picture, Rows, Score
+from evalfarm.metrics.base import column_key
+from evalfarm.suite import Prompt, Sampling, Suite
 
 SUITE = Suite(
     name="three",
-    prompts=("'one'", "'two' <b>", "'three'"),
+    prompts=tuple(Prompt(text=text) for text in ("'one'", "'two' <b>", "'three'")),
     metrics=("ocr", "clip_score"),
-    height=32,
-    width=96,
+    sampling=Sampling(height=32, width=96),
 )
 
 
@@ -26,6 +28,12 @@ def evaluation(tmp_path: Path) -> Iterator[Evaluation]:
     opened = Evaluation(SUITE, EvalConfig(batch=2), tmp_path / "three")
     yield opened
     opened.close()
+
+
+def ocr_key(evaluation: Evaluation, name: str) -> str:
+    """A column of the OCR metric, as results name it."""
+    metric = evaluation.metrics["ocr"]
+    return next(column_key(metric, column) for column in metric.columns if column.name == name)
 
 
 def write_checkpoint(evaluation: Evaluation, step: int, accuracies: list[float | None]) -> None:
@@ -46,9 +54,24 @@ def write_checkpoint(evaluation: Evaluation, step: int, accuracies: list[float |
         names = ("precision", "recall", "accuracy", "ned")
         score = Score(
             **picture,
-            metric=f"ocr/{evaluation.variants['ocr']}",
+            metric=evaluation.metrics["ocr"].rows,
             status="ok",
             numbers=dict.fromkeys(names, accuracy),
             detail={"read": f"read <{prompt}>"},
         )
         evaluation.ledger.commit([Picture(**picture, status="ok", file=file)], [score])
+
+
+def rows_of(
+    numbers: Sequence[Mapping[str, float]] = (),
+    features: NDArray[np.floating] | None = None,
+    samples_per_prompt: int = 1,
+) -> Rows:
+    """Rows as the ledger gives them, of pictures with these numbers or features."""
+    places = np.arange(len(numbers) if features is None else len(features))
+    return Rows(
+        prompts=places // samples_per_prompt,
+        samples=places % samples_per_prompt,
+        numbers={name: np.array([row[name] for row in numbers]) for name in dict(*numbers[:1])},
+        features=None if features is None else features.astype(np.float32),
+    )

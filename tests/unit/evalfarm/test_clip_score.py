@@ -6,11 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
-from evalfarm.metrics.base import Asked
+from evalfarm.config import NetworksConfig
+from evalfarm.ledger import NO_ROWS
+from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.clip_score import ClipScore
+from evalfarm.networks import Networks
+from tests.unit.evalfarm.conftest import rows_of
 from trainer.models.clip import Clip
+from trainer.models.digest import weights_digest
 
 
 def test_the_score_is_a_hundred_times_the_cosine_or_nothing(tiny_model: Path) -> None:
@@ -20,9 +23,10 @@ def test_the_score_is_a_hundred_times_the_cosine_or_nothing(tiny_model: Path) ->
     pairs = zip(images, prompts, strict=True)
     cosines = [float(clip.images([i])[0] @ clip.texts([p])[0]) for i, p in pairs]
 
-    metric = ClipScore(EvalConfig(clip=tiny_model / "clip"))
-    asked = [Asked(image=i, prompt=p, words=[]) for i, p in zip(images, prompts, strict=True)]
-    scores = [seen.numbers["score"] for seen in metric.look(asked)]
+    networks = NetworksConfig(clip=str(tiny_model / "clip"))
+    asked = [Asked(image=i, prompt=p) for i, p in zip(images, prompts, strict=True)]
+    seen = ClipScore("clip", networks).look(Batch(asked, Networks(networks)))
+    scores = [one.numbers["score"] for one in seen]
     assert scores == pytest.approx([100 * max(0, cosine) for cosine in cosines], abs=1e-4)
 
 
@@ -34,10 +38,11 @@ def test_a_picture_that_contradicts_its_prompt_scores_nothing(tiny_model: Path) 
         def texts(self, texts: list[str]) -> torch.Tensor:
             return torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
 
-    metric = ClipScore(EvalConfig(clip=tiny_model / "clip"))
-    metric.clip = Opposite()  # type: ignore[assignment]
-    asked = Asked(image=Image.new("RGB", (8, 8)), prompt="", words=[])
-    scores = [seen.numbers["score"] for seen in metric.look([asked, asked])]
+    networks = Networks(NetworksConfig(clip=str(tiny_model / "clip")))
+    networks.keep("clip", Opposite)
+    asked = Asked(image=Image.new("RGB", (8, 8)))
+    seen = ClipScore("clip", networks.config).look(Batch([asked, asked], networks))
+    scores = [one.numbers["score"] for one in seen]
     assert scores == pytest.approx([0, 60])
 
 
@@ -58,25 +63,25 @@ def test_a_caption_that_is_too_long_is_cut(tiny_model: Path) -> None:
 
 
 def test_the_summary_is_the_mean() -> None:
-    rows = [
-        Score(checkpoint="c", prompt=n, sample=0, metric="m", status="ok", numbers={"score": value})
-        for n, value in enumerate((10.0, 20.0, 60.0))
-    ]
-    assert ClipScore.summarize(rows, []) == {"score": 30.0}
+    rows = rows_of([{"score": value} for value in (10.0, 20.0, 60.0)])
+    assert ClipScore("clip", NetworksConfig()).summarize(rows, NO_ROWS) == {"score": 30.0}
 
 
 @pytest.mark.parametrize(
     ("clip", "reason"),
     [
-        (None, "no CLIP: set eval.clip to the folder of one"),
-        (Path("/no/such"), "eval.clip /no/such is no folder of a CLIP: it holds no config.json"),
+        (None, "set eval.networks.clip"),
+        (
+            "/no/such",
+            "/no/such does not exist: put it there, or set eval.networks.clip",
+        ),
     ],
 )
-def test_without_a_clip_it_is_absent_with_the_reason(clip: Path | None, reason: str) -> None:
-    assert ClipScore.absent(EvalConfig(clip=clip)) == reason
+def test_without_a_clip_it_is_absent_with_the_reason(clip: str | None, reason: str) -> None:
+    assert ClipScore("clip", NetworksConfig(clip=clip)).absent() == reason
 
 
-def test_the_variant_names_the_weights(tiny_model: Path, tmp_path: Path) -> None:
-    config = EvalConfig(clip=tiny_model / "clip")
-    assert ClipScore.absent(config) is None
-    assert ClipScore.variant(config).startswith("clip@")
+def test_the_variant_names_the_weights(tiny_model: Path) -> None:
+    metric = ClipScore("clip", NetworksConfig(clip=str(tiny_model / "clip")))
+    assert metric.absent() is None
+    assert metric.variant == f"clip@{weights_digest(tiny_model / 'clip')[:8]}"

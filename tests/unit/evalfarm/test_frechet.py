@@ -1,5 +1,6 @@
 """The Fréchet distance against known cases and torchmetrics' own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
+from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.frechet import Frechet, frechet_distance
+from tests.unit.evalfarm.conftest import SUITE, rows_of
 
 
 def features(seed: int, n: int, dim: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:  # type: ignore[type-arg]
@@ -57,33 +59,25 @@ def test_torchmetrics_gives_the_same_from_the_same_features() -> None:
 
 
 def test_the_summary_needs_two_pictures_on_each_side() -> None:
-    def rows(values: np.ndarray) -> list[Score]:  # type: ignore[type-arg]
-        return [
-            Score(
-                checkpoint="c",
-                prompt=n,
-                sample=0,
-                metric="m",
-                status="ok",
-                features=row.astype(np.float32),
-            )
-            for n, row in enumerate(values)
-        ]
-
+    metric = Frechet("clip", NetworksConfig())
     first, second = features(0, 50, 4), features(1, 50, 4)
-    distance = Frechet.summarize(rows(first), rows(second))["distance"]
+    rows, references = rows_of(features=first), rows_of(features=second)
+    distance = metric.summarize(rows, references)["distance"]
     assert distance == pytest.approx(frechet_distance(first, second), rel=1e-4)
-    assert Frechet.summarize(rows(first[:1]), rows(second)) == {}
+    assert metric.summarize(rows.take(np.arange(1)), references) == {}
 
 
 @pytest.mark.parametrize(
     ("references", "reason"),
     [
         (None, "no real pictures: set eval.references to a tar or folder of them"),
-        (Path("/no/such.tar"), "eval.references /no/such.tar does not exist"),
+        (Path("/no/such.tar"), "the real pictures /no/such.tar do not exist"),
     ],
 )
 def test_without_references_it_is_absent_with_the_reason(
-    references: Path | None, reason: str
+    references: Path | None, reason: str, tmp_path: Path
 ) -> None:
-    assert Frechet.absent(EvalConfig(references=references)) == reason
+    suite = replace(SUITE, metrics=("ocr", "frechet"))
+    evaluation = Evaluation(suite, EvalConfig(references=references), tmp_path)
+    assert evaluation.absent == {"frechet": reason}
+    evaluation.close()

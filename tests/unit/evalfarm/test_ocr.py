@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from evalfarm.config import EvalConfig
-from evalfarm.ledger import Score
-from evalfarm.metrics.base import Asked
+from evalfarm.config import NetworksConfig
+from evalfarm.ledger import NO_ROWS
+from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.ocr import (
     Ocr,
     accuracy,
@@ -15,8 +15,12 @@ from evalfarm.metrics.ocr import (
     precision_recall,
     words_of,
 )
+from evalfarm.networks import Networks
 from evalfarm.suite import quoted_words
+from tests.unit.evalfarm.conftest import rows_of
 from trainer.models.ocr import Line
+
+OCR = Ocr("ppocrv6-small", NetworksConfig())
 
 
 def line(text: str) -> Line:
@@ -76,11 +80,7 @@ def test_f1_is_that_of_the_mean_precision_and_recall() -> None:
         {"precision": 1.0, "recall": 0.0, "accuracy": 0.0, "ned": 0.5},
         {"precision": 0.0, "recall": 1.0, "accuracy": 1.0, "ned": 0.7},
     ]
-    rows = [
-        Score(checkpoint="c", prompt=n, sample=0, metric="ocr", status="ok", numbers=row)
-        for n, row in enumerate(numbers)
-    ]
-    summary = Ocr.summarize(rows, [])
+    summary = OCR.summarize(rows_of(numbers), NO_ROWS)
     assert summary == pytest.approx(
         {"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.5, "ned": 0.6}
     )
@@ -88,15 +88,8 @@ def test_f1_is_that_of_the_mean_precision_and_recall() -> None:
 
 def test_the_published_f1_follows_from_the_published_means() -> None:
     # TextDiffuser's table, OCR by MaskTextSpotter v3: P .7795, R .7498, F .7643.
-    row = Score(
-        checkpoint="c",
-        prompt=0,
-        sample=0,
-        metric="ocr",
-        status="ok",
-        numbers={"precision": 0.7795, "recall": 0.7498, "accuracy": 0.5712, "ned": 0.0},
-    )
-    assert Ocr.summarize([row], [])["f1"] == pytest.approx(0.7643, abs=1e-4)
+    row = {"precision": 0.7795, "recall": 0.7498, "accuracy": 0.5712, "ned": 0.0}
+    assert OCR.summarize(rows_of([row]), NO_ROWS)["f1"] == pytest.approx(0.7643, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +104,13 @@ def draw() -> Callable[[str], Image.Image]:
 
 
 def test_real_ocr_reads_real_pictures(draw: Callable[[str], Image.Image]) -> None:
-    metric = Ocr(EvalConfig())
-    right, wrong, blank = metric.look(
-        [
-            Asked(image=draw("Hello World"), prompt="", words=["hello", "world"]),
-            Asked(image=draw("Hello Word"), prompt="", words=["hello", "world"]),
-            Asked(image=Image.new("RGB", (512, 512), "white"), prompt="", words=["hello"]),
-        ]
-    )
+    words = ("hello", "world")
+    batch = [
+        Asked(image=draw("Hello World"), words=words),
+        Asked(image=draw("Hello Word"), words=words),
+        Asked(image=Image.new("RGB", (512, 512), "white"), words=("hello",)),
+    ]
+    right, wrong, blank = OCR.look(Batch(batch, Networks(NetworksConfig())))
     assert right.numbers == pytest.approx(
         {"precision": 1, "recall": 1, "accuracy": 1, "ned": 1}, abs=1e-7
     )

@@ -11,7 +11,7 @@ from evalfarm.board import Board, picture_grid
 from evalfarm.evaluation import Evaluation
 from evalfarm.report import picture_table, write_reports
 from evalfarm.results import summarize
-from tests.unit.evalfarm.conftest import write_checkpoint
+from tests.unit.evalfarm.conftest import ocr_key, write_checkpoint
 
 
 def test_the_report_is_one_file_with_the_pictures_in_it(evaluation: Evaluation) -> None:
@@ -41,7 +41,7 @@ def test_every_picture_has_a_row_in_the_table(evaluation: Evaluation) -> None:
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert [row["words"] for row in rows] == ["one", "two", "three"]
     assert rows[1]["error"] == "it broke"
-    accuracy = f"ocr/{evaluation.variants['ocr']} accuracy"
+    accuracy = f"{evaluation.metrics['ocr'].rows} accuracy"
     assert [row[accuracy] for row in rows] == ["1.0", "", "0.5"]
 
 
@@ -52,7 +52,7 @@ def test_curves_stand_on_the_training_steps(evaluation: Evaluation, tmp_path: Pa
     board.draw(evaluation, summarize(evaluation)["rows"])
     board.close()
     shown = EventAccumulator(str(tmp_path / "board")).Reload()
-    curve = shown.Scalars(f"ocr_f1/{evaluation.variants['ocr']}")
+    curve = shown.Scalars(ocr_key(evaluation, "f1"))
     assert [point.step for point in curve] == [0, 50]
     np.testing.assert_allclose([point.value for point in curve], [0, 1], atol=1e-6)
     assert [image.step for image in shown.Images("pictures")] == [0, 50]
@@ -68,7 +68,7 @@ def test_a_late_result_neither_bends_nor_cuts_the_curve(
         board.draw(evaluation, summarize(evaluation)["rows"])
     board.close()
     shown = EventAccumulator(str(tmp_path / "board")).Reload()
-    curve = shown.Scalars(f"ocr_f1/{evaluation.variants['ocr']}")
+    curve = shown.Scalars(ocr_key(evaluation, "f1"))
     assert [point.step for point in curve] == [20, 50, 100]
 
 

@@ -8,14 +8,14 @@ from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
 from evalfarm.evaluation import Evaluation
 from evalfarm.results import summarize, verdict
-from tests.unit.evalfarm.conftest import write_checkpoint
+from tests.unit.evalfarm.conftest import ocr_key, write_checkpoint
 from trainer.early_stop import read_series
 
 
 def test_failed_pictures_are_counted_and_their_error_is_told(evaluation: Evaluation) -> None:
     write_checkpoint(evaluation, 10, [1.0, None, 0.0])
     (row,) = summarize(evaluation)["rows"]
-    key = f"ocr_accuracy/{evaluation.variants['ocr']}"
+    key = ocr_key(evaluation, "accuracy")
     assert row["values"][key] == 0.5  # of the two that were scored
     assert (row["n_expected"], row["n_made"], row["n_scored"]) == (3, 2, 2)
     assert row["errors"] == ["it broke"]
@@ -33,9 +33,9 @@ def test_what_cannot_be_measured_is_absent_with_its_reason_and_never_zero(
 ) -> None:
     write_checkpoint(evaluation, 10, [1.0, 1.0, 1.0])
     results = summarize(evaluation)
-    assert results["absent"] == {"clip_score": "no CLIP: set eval.clip to the folder of one"}
+    assert results["absent"] == {"clip_score": "set eval.networks.clip"}
     assert not any("clip" in key for key in results["rows"][0]["values"])
-    assert "clip_score is absent: no CLIP" in results_table(results)
+    assert "clip_score is absent: set eval.networks.clip" in results_table(results)
 
 
 def test_a_trainer_reads_of_each_metric_what_whole_checkpoints_scored(
@@ -69,7 +69,7 @@ def test_the_plan_follows_from_the_ledger(evaluation: Evaluation) -> None:
     (checkpoint,) = evaluation.ledger.checkpoints("weights")
     ((pool, unit),) = evaluation.units(checkpoint)  # the first chunk of two is done
     assert pool == "generators"
-    assert unit.pairs == ((2, 0),)  # type: ignore[union-attr]
+    assert [item.prompt for item in unit.items] == [2]  # type: ignore[union-attr]
     write_checkpoint(evaluation, 11, [1.0, None, 0.0])
     assert list(evaluation.units(evaluation.ledger.checkpoints("weights")[1])) == []
 
@@ -89,5 +89,5 @@ def test_means_do_not_depend_on_the_order_of_commits(
 ) -> None:
     write_checkpoint(evaluation, 10, list(values))
     (row,) = summarize(evaluation)["rows"]
-    key = f"ocr_accuracy/{evaluation.variants['ocr']}"
+    key = ocr_key(evaluation, "accuracy")
     assert row["values"][key] == pytest.approx(sum(values) / 3)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.suite import Suite, load_suite, quoted_words
+from evalfarm.suite import Suite, load_suite
 from trainer.data.words import word_list
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_base"])
 def test_the_mini_suites_ask_only_for_words_that_no_recipe_trains_on(name: str) -> None:
     suite = load_suite(name)
-    words = [word for prompt in suite.prompts for word in quoted_words(prompt)]
+    words = [word for prompt in suite.prompts for word in prompt.words]
     assert len(words) == len(set(words)) == len(suite.prompts)
     assert set(words) <= set(word_list("held_out"))
 
@@ -20,7 +20,10 @@ def test_the_mini_suites_ask_only_for_words_that_no_recipe_trains_on(name: str) 
 def test_the_digest_follows_the_pictures_and_not_the_metrics() -> None:
     suite = load_suite("mini")
     assert replace(suite, metrics=("ocr",)).digest == suite.digest
-    for changed in (replace(suite, seed=1), replace(suite, prompts=suite.prompts[:-1])):
+    for changed in (
+        replace(suite, sampling=replace(suite.sampling, seed=1)),
+        replace(suite, prompts=suite.prompts[:-1]),
+    ):
         assert changed.digest != suite.digest
 
 
@@ -28,8 +31,8 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("{name: mine, prompts: [\"a 'cat'\"], metrics: [ocr], samples_per_prompt: 2}")
     suite = load_suite(str(path))
-    assert suite.pairs() == [(0, 0), (0, 1)]
-    assert (suite.height, suite.sampler_steps) == (512, 50)
+    assert [(item.prompt, item.sample) for item in suite.items()] == [(0, 0), (0, 1)]
+    assert (suite.sampling.height, suite.sampling.sampler_steps) == (512, 50)
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,11 @@ def test_validation_and_evaluation_are_looked_at_too(missing: Missing, tmp_path:
     found = missing(
         "train.validation.samples=8",
         "train.validation.path=held-out",
-        "eval.clip=clip",
+        "eval.networks.clip=./clip",
         "eval.suites=[mini, mine.yaml]",
     )
     assert [line.split(" ")[0] for line in found] == [
         "train.validation.path",
-        "eval.clip",
         "eval.suites",
+        "eval.networks.clip",
     ]

@@ -68,7 +68,7 @@ def test_paths_are_absolute_so_that_a_run_means_the_same_anywhere(
     assert recipe.train.data.path == CHECKOUT / "data" / "mini"
     assert recipe.train.model == str(CHECKOUT / "assets" / "mini")
     assert recipe.eval is not None
-    assert recipe.eval.clip == CHECKOUT / "assets" / "mini" / "clip"
+    assert recipe.eval.networks.clip == str(CHECKOUT / "assets" / "mini" / "clip")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""CLIP's vectors of a batch, made once however many metrics look at them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from evalfarm.config import NetworksConfig
+from evalfarm.metrics.base import Batch
+from evalfarm.networks import network_path
+from trainer.models.clip import Clip
+from trainer.models.digest import SHORT, weights_digest
+
+
+def image_vectors(batch: Batch, network: str) -> Tensor:
+    """Unit vectors of the pictures by the CLIP that the config names so: pictures dim."""
+    return batch.once(f"{network} images", lambda: _clip(batch, network).images(batch.images))
+
+
+def text_vectors(batch: Batch, network: str, texts: Sequence[str]) -> Tensor:
+    """Unit vectors of texts: texts dim."""
+    return _clip(batch, network).texts(texts)
+
+
+def short_digest(networks: NetworksConfig, network: str) -> str:
+    """The start of the digest of a network's weights."""
+    return weights_digest(network_path(networks, network))[:SHORT]
+
+
+def _clip(batch: Batch, network: str) -> Clip:
+    device = batch.networks.device
+    return batch.networks.load(network, lambda folder: Clip(folder, device))
