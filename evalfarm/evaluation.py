@@ -13,14 +13,16 @@ from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
 from trainer.models.digest import weights_digest
 
-GENERATORS, SCORERS = "generators", "scorers"
+GENERATORS, SCORERS, REPORTERS = "generators", "scorers", "reporters"
 REAL = Prompt(text="")
 
 
 class Evaluation:
     """A suite's plan and record. What is done it asks the ledger: it can be made anew any time."""
 
-    def __init__(self, suite: Suite, config: EvalConfig, folder: Path) -> None:
+    def __init__(
+        self, suite: Suite, config: EvalConfig, folder: Path, *, read_only: bool = False
+    ) -> None:
         self.suite = suite
         self.config = config
         self.folder = folder
@@ -30,8 +32,11 @@ class Evaluation:
         """Why a metric of the suite cannot be measured here."""
         self.metrics = {spec: m for spec, m in metrics.items() if spec not in self.absent}
         """Those that can, as the suite names them."""
-        self.ledger = Ledger(folder / "ledger.sqlite", suite.name, self._digest)
-        self.references = self._add_references()
+        path = folder / "ledger.sqlite"
+        self.ledger = Ledger(path, suite.name, self._digest, read_only=read_only)
+        self.references = self._find_references()
+        if self.references and not read_only:
+            self._add_references(self.references)
 
     def add_checkpoint(self, path: Path, step: int | None, name: str) -> Checkpoint:
         """Take a set of weights into the plan."""
@@ -147,26 +152,28 @@ class Evaluation:
             real=real,
         )
 
-    def _add_references(self) -> Checkpoint | None:
-        """Take the real pictures into the plan, if a metric wants them."""
+    def _find_references(self) -> Checkpoint | None:
+        """The real pictures, if a metric wants them."""
         source = self._real_pictures
         if source is None or not any(m.references == "set" for m in self.metrics.values()):
             return None
-        checkpoint = Checkpoint(
+        return Checkpoint(
             checkpoint=references_digest(source),
             kind="references",
             step=None,
             name=source.name,
             path=str(source),
         )
-        self.ledger.add_checkpoint(checkpoint)
+
+    def _add_references(self, references: Checkpoint) -> None:
+        """Take the real pictures into the plan."""
+        self.ledger.add_checkpoint(references)
         self.ledger.commit(
             Picture(
-                checkpoint=checkpoint.checkpoint, prompt=number, sample=0, status="ok", file=name
+                checkpoint=references.checkpoint, prompt=number, sample=0, status="ok", file=name
             )
-            for number, name in enumerate(picture_names(source))
+            for number, name in enumerate(picture_names(Path(references.path)))
         )
-        return checkpoint
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
