@@ -2,6 +2,7 @@
 
     python -m evalfarm watch --run runs/mini
     python -m evalfarm score --suite mini --model assets/mini exports/step-00000160 --out scores
+    python -m evalfarm status --run runs/mini
     python -m evalfarm report --run runs/mini
 
 With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.
@@ -18,12 +19,13 @@ from cluster.ray_cluster import prepare_environment
 from cluster.run_folder import RunFolder, read_json
 from cluster.table import results_table
 from evalfarm.config import EvalConfig
+from evalfarm.progress import progress_lines, read_progress
 
 
 def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
-    commands = {"watch": _watch, "score": _score, "report": _report}
+    commands = {"watch": _watch, "score": _score, "status": _status, "report": _report}
     commands[arguments.command](arguments)
     return 0
 
@@ -50,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
     )
+    status = commands.add_parser("status", help="how far a farm is, wherever it runs")
+    status.add_argument("--run", type=Path, required=True, help="the run folder")
     report = commands.add_parser("report", help="print a run's results")
     report.add_argument("--run", type=Path, required=True, help="the run folder")
     return parser
@@ -82,6 +86,16 @@ def _score(arguments: argparse.Namespace) -> None:
     models = [model.absolute() for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    run = RunFolder.existing(arguments.run)
+    progress = read_progress(run.evaluations)
+    if not progress:
+        raise ValueError(
+            f"no farm has begun with {run.root}: `python -m evalfarm watch` starts one"
+        )
+    print("\n".join(progress_lines(progress)))
 
 
 def _report(arguments: argparse.Namespace) -> None:

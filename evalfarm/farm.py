@@ -28,7 +28,7 @@ from evalfarm.config import EvalConfig
 from evalfarm.dispatch import Dispatcher
 from evalfarm.evaluation import REPORTERS, Evaluation
 from evalfarm.ledger import Checkpoint
-from evalfarm.progress import Progress, Speed, write_progress
+from evalfarm.progress import Progress, Speed, progress_display, write_progress
 from evalfarm.suite import load_suite
 from evalfarm.work import Generate, Report, Result, Unit
 from evalfarm.work_log import WorkLog
@@ -190,7 +190,8 @@ class Farm:
 
 def watch(config: EvalConfig, run: RunFolder) -> None:
     """Score the exports of a run as they are published, until the last one is scored."""
-    with _farm(config, run.evaluations, run.tensorboard) as farm:
+    farm_here = _farm(config, run.evaluations, run.tensorboard)
+    with farm_here as farm, progress_display(run.evaluations) as show:
         known: set[int] = set()
         while True:
             ended = _has_ended(run)
@@ -201,15 +202,17 @@ def watch(config: EvalConfig, run: RunFolder) -> None:
             if ended and farm.idle:
                 return farm.check_told()
             farm.work()
+            show()
 
 
 def score(config: EvalConfig, models: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """Score any models, not only a run's exports; the results of each suite."""
-    with _farm(config, out, boards=None) as farm:
+    with _farm(config, out, boards=None) as farm, progress_display(out) as show:
         for model in models:
             farm.add(model, step=None, name=model.name)
         while not farm.idle:
             farm.work()
+            show()
         farm.check_told()
         return [read_json(out / suite / "results.json") for suite in farm.evaluations]
 

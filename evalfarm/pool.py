@@ -125,7 +125,7 @@ class Pool:
             self._start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
-            idle = not worker.runs and not worker.starting
+            idle = not worker.runs and not (worker.starting and self.waiting)
             if idle and (now_s - worker.idle_since_s > IDLE_S or self._is_used_up(worker)):
                 self.remove(worker)
 

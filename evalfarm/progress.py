@@ -1,10 +1,18 @@
 """How far the farm is: what it writes for others, and how that reads on a terminal."""
 
+import logging
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
+
+from rich.console import Console
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.text import Text
 
 from cluster.run_folder import read_json, write_json
 
@@ -73,6 +81,25 @@ def progress_lines(progress: dict[str, dict[str, Any]]) -> list[str]:
         lines.append(f"{suite}: {state}")
         lines += [f"  {_checkpoint_line(checkpoint, speed)}" for checkpoint in left]
     return lines
+
+
+@contextmanager
+def progress_display(evaluations: Path) -> Iterator[Callable[[], None]]:
+    """Yields what brings the lines on a terminal up to date; elsewhere there is no display."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    console = Console(stderr=True)
+    root = logging.getLogger()
+    before = root.handlers
+    root.handlers = [RichHandler(console=console, show_level=False, show_path=False)]
+    try:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            yield lambda: live.update(
+                Text("\n".join(progress_lines(read_progress(evaluations)))), refresh=True
+            )
+    finally:
+        root.handlers = before
 
 
 def _checkpoint_line(checkpoint: Progress, speed: float) -> str:
