@@ -112,7 +112,8 @@ def drain(dispatcher: Dispatcher, until: int | None = None) -> list[tuple[str, s
 
 def runs(folder: Path) -> list[tuple[str, str]]:
     """Every unit that an actor began, with its process."""
-    lines = (folder / "runs.txt").read_text().splitlines()
+    path = folder / "runs.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
     return [(line.rpartition(" ")[0], line.rpartition(" ")[2]) for line in lines]
 
 
@@ -128,7 +129,20 @@ def test_every_unit_comes_back_once_and_is_done_once(
     submit(dispatcher, *names)
     assert sorted(drain(dispatcher)) == sorted((name, None) for name in names)
     assert Counter(name for name, _ in runs(tmp_path)) == Counter(names)
-    assert len({pid for _, pid in runs(tmp_path)}) == 2
+
+
+def test_a_pool_grows_to_as_many_workers_as_there_is_work_and_room_for(
+    dispatch: Callable[..., Dispatcher], tmp_path: Path
+) -> None:
+    dispatcher = dispatch(most=3)
+    submit(dispatcher, "sleep 1", "sleep 2")
+    deadline_s = time.monotonic() + 60
+    while len(runs(tmp_path)) < 2:
+        assert time.monotonic() < deadline_s
+        assert list(dispatcher.finished(0.1)) == []
+    assert len({pid for _, pid in runs(tmp_path)}) == len(dispatcher.pools["pool"].workers) == 2
+    (tmp_path / "wake").touch()
+    assert len(drain(dispatcher)) == 2
 
 
 def test_a_unit_that_fails_is_tried_again_and_then_set_aside_with_its_error(
