@@ -32,6 +32,8 @@ class Evaluation:
         """Why a metric of the suite cannot be measured here."""
         self.metrics = {spec: m for spec, m in metrics.items() if spec not in self.absent}
         """Those that can, as the suite names them."""
+        self.rows = {spec: metric.rows for spec, metric in self.metrics.items()}
+        """What the rows of each are called: asked once, since networks are digested for it."""
         path = folder / "ledger.sqlite"
         self.ledger = Ledger(path, suite.name, self._digest, read_only=read_only)
         self.references = self._find_references()
@@ -71,8 +73,8 @@ class Evaluation:
         if isinstance(unit, Generate) and self.metrics:
             good = self._scorable(pictures)
             if good:
-                rows = {metric.rows: spec for spec, metric in self.metrics.items()}
-                yield SCORERS, self._look(unit.checkpoint, self.folder, good, rows, real=False)
+                specs = list(self.metrics)
+                yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
 
     @property
     def has_references(self) -> bool:
@@ -119,7 +121,7 @@ class Evaluation:
     ) -> Iterator[tuple[str, Unit]]:
         """Looks at the pictures that lack the score of any of these metrics."""
         folder = Path(checkpoint.path) if real else self.folder
-        rows = {self.metrics[spec].rows: spec for spec in specs}
+        rows = {self.rows[spec] for spec in specs}
         scored = {(p, s, metric) for p, s, metric, _ in self.ledger.scored(checkpoint.checkpoint)}
         lacking = [
             picture
@@ -127,7 +129,7 @@ class Evaluation:
             if any((picture.prompt, picture.sample, name) not in scored for name in rows)
         ]
         for some in _chunks(lacking, self.config.batch):
-            yield SCORERS, self._look(checkpoint.checkpoint, folder, some, rows, real=real)
+            yield SCORERS, self._look(checkpoint.checkpoint, folder, some, specs, real=real)
 
     def _scorable(self, pictures: Sequence[Picture]) -> list[Picture]:
         prompts = self.suite.prompts
@@ -138,17 +140,18 @@ class Evaluation:
         checkpoint: str,
         folder: Path,
         pictures: Sequence[Picture],
-        rows: dict[str, str],
+        specs: list[str],
         *,
         real: bool,
     ) -> Look:
+        by_rows = {self.rows[spec]: spec for spec in specs}  # one of those that share them
         return Look(
             suite=self.suite.name,
             checkpoint=checkpoint,
             folder=folder,
             pictures=tuple(pictures),
             prompts=tuple(REAL if real else self.suite.prompts[p.prompt] for p in pictures),
-            metrics=tuple((spec, name) for name, spec in rows.items()),
+            metrics=tuple((spec, rows) for rows, spec in by_rows.items()),
             real=real,
         )
 

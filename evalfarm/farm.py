@@ -5,6 +5,7 @@ It can be killed and started again at any moment: what is left to do follows fro
 
 import fcntl
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from evalfarm.config import EvalConfig
 from evalfarm.dispatch import Dispatcher
 from evalfarm.evaluation import REPORTERS, Evaluation
 from evalfarm.ledger import Checkpoint
+from evalfarm.pool import Pool
 from evalfarm.progress import Progress, Speed, progress_display, write_progress
 from evalfarm.suite import load_suite
 from evalfarm.work import Generate, Report, Result, Unit
@@ -36,6 +38,7 @@ from evalfarm.work_log import WorkLog
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
+PROGRESS_EVERY_S = 0.5
 BASE_NAME = "base"
 
 
@@ -67,15 +70,15 @@ class Plan:
 class Farm:
     """Some suites over some checkpoints, on Ray."""
 
-    def __init__(self, config: EvalConfig, folder: Path, boards: Path | None) -> None:
-        """Results go below `folder`, curves below `boards`."""
+    def __init__(self, config: EvalConfig, folder: Path, pools: Sequence[Pool]) -> None:
+        """Results go below `folder`."""
         suites = [load_suite(name, config.suite_data) for name in config.suites]
         self.evaluations = {
             suite.name: Evaluation(suite, config, folder / suite.name) for suite in suites
         }
         self.log = WorkLog(folder / "work.jsonl")
         self.dispatcher = Dispatcher(
-            start_pools(config, folder, boards),
+            pools,
             self.log,
             max_tries=config.max_tries,
             timeout_s=config.unit_timeout_s,
@@ -84,6 +87,9 @@ class Farm:
         self._speeds = {suite.name: Speed() for suite in suites}
         self._reports: set[str] = set()
         """Suites whose report is waited for."""
+        self._unsaid: set[str] = set()
+        """Suites whose progress is not written yet."""
+        self._said_s = 0.0
         for evaluation in self.evaluations.values():
             self._add_references(evaluation)
 
@@ -97,8 +103,9 @@ class Farm:
             else:
                 self._plans[owner] = Plan(checkpoint, len(evaluation.suite.items()))
                 self._submit(evaluation.units(checkpoint))
-            self._show_progress(suite)
+            self._unsaid.add(suite)
             self._conclude(suite)
+        self._say()
 
     @property
     def idle(self) -> bool:
@@ -118,8 +125,9 @@ class Farm:
                 self._submit(evaluation.follow_up(unit, result.pictures))
             else:
                 self._speeds[unit.suite].add(len(unit))
-            self._show_progress(unit.suite)
+            self._unsaid.add(unit.suite)
             self._conclude(unit.suite)
+        self._say()
 
     def check_told(self) -> None:
         """MachineFault if there is no report of what was scored."""
@@ -171,7 +179,16 @@ class Farm:
         if results["rows"]:
             self._conclude(suite)  # what became whole while this report was being made
 
-    def _show_progress(self, suite: str) -> None:
+    def _say(self) -> None:
+        """Write how far each suite is that has got on, not more often than can be read."""
+        now_s = time.monotonic()
+        if self._unsaid and (self.idle or now_s - self._said_s > PROGRESS_EVERY_S):
+            for suite in self._unsaid:
+                self._write_progress(suite)
+            self._unsaid.clear()
+            self._said_s = now_s
+
+    def _write_progress(self, suite: str) -> None:
         plans = [plan for plan in self._plans_of(suite) if not _is_real(plan)]
         progress: list[Progress] = [
             {
@@ -225,7 +242,7 @@ def _farm(config: EvalConfig, folder: Path, boards: Path | None) -> Iterator[Far
         where = stack.enter_context(ray_cluster(cpus=cpus, gpus=torch.cuda.device_count()))
         wait_for_room(config, where)
         log.info("Ray on %s", where)
-        farm = Farm(config, folder, boards)
+        farm = Farm(config, folder, start_pools(config, folder, boards))
         stack.callback(farm.close)
         yield farm
 

@@ -122,7 +122,7 @@ class Pool:
         """Ask for as many actors as there is work for; let those go that have had none for long."""
         wanted = min(self.most, self.waiting + self.active)
         while len(self.workers) < wanted:
-            self._start_worker()
+            self.start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
             idle = not worker.runs and not (worker.starting and self.waiting)
@@ -181,7 +181,8 @@ class Pool:
         ]
         return list(zip(idle, [lease for lease in slow if lease.runs == 1], strict=False))
 
-    def _start_worker(self) -> None:
+    def start_worker(self) -> None:
+        """Ask Ray for one more actor."""
         actor = self._start_actor()
         self.workers.append(Worker(self._started, actor, actor.started.remote()))
         self._started += 1
