@@ -3,9 +3,10 @@
     SSIM = (2 m(x) m(y) + c1) (2 cov(x, y) + c2) / ((m(x)² + m(y)² + c1) (var(x) + var(y) + c2))
 
 at every place (Wang et al. 2004), mean m, cov and var under a Gaussian of 1.5 pixels on 11 x 11,
-c1 = 0.01² and c2 = 0.03² for values from 0 to 1; the mean over the places where that fits in and
-the three colours. -1 to 1, 1 for equal pictures; higher is better. The summary is the mean. The
-real picture is made the size of the other (evalfarm/metrics/pairs.py).
+c1 = 0.01² and c2 = 0.03² for values from 0 to 1; the mean over all places and the three colours.
+Pictures are mirrored at their edges, as in torchmetrics; the paper's code leaves the edges out.
+-1 to 1, 1 for equal pictures; higher is better. The summary is the mean. The real picture is made
+the size of the other (evalfarm/metrics/pairs.py).
 """
 
 from torchmetrics.functional.image import structural_similarity_index_measure
