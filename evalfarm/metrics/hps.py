@@ -5,8 +5,8 @@ of people. At most 100, in practice 20 to 35 points; higher is better. The summa
 `hpsv2.evaluate` reports it; tables of bare cosines show a hundredth.
 
 v2 and v2.1 are two sets of weights, whose numbers never compare; `hpsv2` itself takes the one or
-the other by entry point. The longer side of a picture becomes 224 pixels, bicubic and antialiased,
-and black fills the square.
+the other by entry point. The longer side of a picture becomes 224 pixels, bicubic and antialiased
+as torchvision has it since 0.17 (`hpsv2` leaves it to torchvision), and black fills the square.
 """
 
 from evalfarm.config import NetworksConfig
