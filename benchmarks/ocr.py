@@ -5,7 +5,8 @@ In turns, so that whatever else the machine does slows both alike:
     predict        PaddleOCR.predict, one picture after the other, on all cores as it comes
     letterpress    our readers, one a core in processes of their own, as the farm's scorers are
 
-with the same weights and settings; both must read the same lines. Then what it would save to pool:
+with the same weights and settings; both must read the same lines. What a core does in a second tells
+most on a busy machine. Then what it would save to pool:
 CPU time of each network for a picture of a batch and for one alone.
 """
 
@@ -19,6 +20,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
@@ -46,6 +48,8 @@ PICTURES = {"512x512": 16, "32x96": 64}
 COMMON: dict[str, Any] = {"engine": "onnxruntime", "device": "cpu"}
 
 Line = tuple[str, float]
+Spent = tuple[float, float]
+"""Seconds by the clock on the wall, and of all cores together."""
 
 
 def main() -> None:
@@ -58,7 +62,7 @@ def main() -> None:
         cases = measure_reading(models)
     report = {
         "command": "python -m benchmarks.ocr",
-        "unit": f"pictures per second, median of {ROUNDS} rounds",
+        "unit": f"pictures per second, and per second of a core; median of {ROUNDS} rounds",
         "machine": {
             "processor": _processor(),
             "cores": CORES,
@@ -98,29 +102,34 @@ def measure_reading(models: dict[str, str]) -> dict[str, Any]:
 def take_turns(
     plain: PaddleOCR, readers: ProcessPoolExecutor, images: list[Image.Image]
 ) -> dict[str, Any]:
-    """Seconds of both for the same pictures, a round each, until all rounds are done."""
-    rates: dict[str, list[float]] = {"predict": [], "letterpress": []}
+    """Both read the same pictures, a round each, until all rounds are done."""
     pixels = [blue_green_red(image) for image in images]
     parts = [images[first::CORES] for first in range(CORES)]
+    spent: dict[str, list[Spent]] = {"predict": [], "letterpress": []}
     for _ in range(ROUNDS + 1):  # the first one warms up
-        start = time.perf_counter()
+        start, core = time.perf_counter(), time.process_time()
         theirs = [lines_of(plain.predict(one)[0]) for one in pixels]
-        middle = time.perf_counter()
+        spent["predict"].append((time.perf_counter() - start, time.process_time() - core))
+        start = time.perf_counter()
         read = list(readers.map(read_part, parts))
-        end = time.perf_counter()
-        rates["predict"].append(len(images) / (middle - start))
-        rates["letterpress"].append(len(images) / (end - middle))
-        ours = [read[place % CORES][place // CORES] for place in range(len(images))]
+        spent["letterpress"].append((time.perf_counter() - start, sum(s for _, s in read)))
+        ours = [read[place % CORES][0][place // CORES] for place in range(len(images))]
         check_same(ours, theirs)
-    ratios = [b / a for a, b in zip(rates["predict"][1:], rates["letterpress"][1:], strict=True)]
     return {
         "pictures": len(images),
         "lines": sum(map(len, theirs)),
-        "pictures_per_s": {
-            side: round(statistics.median(values[1:]), 2) for side, values in rates.items()
-        },
-        "letterpress / predict": round(statistics.median(ratios), 2),
+        "pictures_per_s": compare(spent, 0, len(images)),
+        "pictures_per_core_s": compare(spent, 1, len(images)),
     }
+
+
+def compare(spent: Mapping[str, list[Spent]], which: int, pictures: int) -> dict[str, float]:
+    """Rates of both sides by one of their two clocks, and the median ratio of the rounds."""
+    seconds = {side: [both[which] for both in rounds[1:]] for side, rounds in spent.items()}
+    pairs = zip(seconds["predict"], seconds["letterpress"], strict=True)
+    rates = {side: pictures / statistics.median(values) for side, values in seconds.items()}
+    ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+    return {name: round(v, 2) for name, v in (rates | {"letterpress / predict": ratio}).items()}
 
 
 def measure_pooling(models: dict[str, str]) -> dict[str, dict[str, float]]:
@@ -153,9 +162,11 @@ def reader() -> OcrReader:
     return OcrReader()
 
 
-def read_part(images: list[Image.Image]) -> list[list[Line]]:
-    """What this process's reader reads."""
-    return [[(line.text, line.confidence) for line in lines] for lines in reader().read(images)]
+def read_part(images: list[Image.Image]) -> tuple[list[list[Line]], float]:
+    """What this process's reader reads, and the CPU seconds it takes."""
+    start = time.process_time()
+    read = [[(line.text, line.confidence) for line in lines] for lines in reader().read(images)]
+    return read, time.process_time() - start
 
 
 def lines_of(result: Any) -> list[Line]:

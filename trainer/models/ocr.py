@@ -58,8 +58,8 @@ class OcrReader:
                 use_doc_unwarping=False,
                 use_textline_orientation=False,
                 engine="onnxruntime",
-                # Else each of them takes all cores, and wins little by it: of `cpu_threads`
-                # PaddleOCR tells this engine nothing.
+                # Of `cpu_threads` PaddleOCR tells this engine nothing: each network would take all
+                # cores, and wait for them spinning.
                 engine_config={"intra_op_num_threads": 1},
                 device="cpu",
             )

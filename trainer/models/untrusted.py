@@ -15,8 +15,8 @@ SUFFIXES = (".safetensors", *PICKLES)
 def tensors_of(path: Path, *, values: bool = False) -> dict[str, Tensor]:
     """The tensors in a file of weights by name, on the meta device: shapes without values.
 
-    With `values` they are on the CPU. ValueError if the file is cut short, is of no known kind, or
-    is a pickle of more than weights.
+    With `values` they are whole, on the CPU. ValueError if the file is cut short, is of no known
+    kind, or is a pickle of more than weights.
     """
     if path.suffix == ".safetensors":
         return _in_safetensors(path, values)
