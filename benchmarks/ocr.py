@@ -5,9 +5,9 @@ In turns, so that whatever else the machine does slows both alike:
     predict        PaddleOCR.predict, one picture after the other, on all cores as it comes
     letterpress    our readers, one a core in processes of their own, as the farm's scorers are
 
-with the same weights and settings; both must read the same lines. What a core does in a second tells
-most on a busy machine. Then what it would save to pool:
-CPU time of each network for a picture of a batch and for one alone.
+with the same weights and settings; both must read the same lines. A second on the wall and a second
+of a core are both counted. Then what it would save to pool: CPU time of each network for a picture
+of a batch and for one alone.
 """
 
 import os
