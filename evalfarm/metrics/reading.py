@@ -1,8 +1,7 @@
 """What was read against what was asked for: words as multisets, and characters."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
@@ -44,23 +43,3 @@ def normalized_edit_similarity(read: str, asked: str) -> float:
 def character_errors(read: str, asked: str) -> int:
     """The fewest characters to insert, delete or replace: the Levenshtein distance."""
     return int(Levenshtein.distance(read, asked))
-
-
-def judged_words(
-    details: Iterable[Mapping[str, Any]], asked: Iterable[Sequence[str]]
-) -> tuple[list[tuple[float, bool]], int]:
-    """Each word read with its line's confidence and whether it is right, and how many were asked.
-
-    `details` are those of the OCR metric's rows, `asked` the words of each one's prompt. Of a word
-    read more often than asked, the surest readings are the right ones.
-    """
-    judged: list[tuple[float, bool]] = []
-    number_asked = 0
-    for detail, words in zip(details, asked, strict=True):
-        left = Counter(words)
-        number_asked += len(words)
-        for line in sorted(detail["lines"], key=lambda line: -line["confidence"]):
-            for word in words_of([Line(**line)]):
-                judged.append((line["confidence"], left[word] > 0))
-                left[word] -= 1
-    return judged, number_asked

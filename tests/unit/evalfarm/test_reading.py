@@ -1,13 +1,10 @@
 """Words and characters against cases worked out by hand from MARIO-Eval's definition."""
 
-from dataclasses import asdict
-
 import pytest
 
 from evalfarm.metrics.reading import (
     accuracy,
     character_errors,
-    judged_words,
     normalized_edit_similarity,
     precision_recall,
     words_in_common,
@@ -62,15 +59,3 @@ def test_words_are_split_at_blanks_and_lower_cased() -> None:
 )
 def test_the_character_errors_of_known_pairs(read: str, asked: str, errors: int) -> None:
     assert character_errors(read, asked) == errors
-
-
-def test_every_word_read_is_right_or_wrong_with_its_lines_confidence() -> None:
-    lines = [
-        Line(text="Open open", confidence=0.6, polygon=[]),
-        Line(text="OPEN late", confidence=0.9, polygon=[]),
-    ]
-    details = [{"lines": [asdict(line) for line in lines]}, {"lines": []}]
-    judged, asked = judged_words(details, [("open", "open", "now"), ("more",)])
-    # Two of the three are asked for: the surest of them are the right ones.
-    assert judged == [(0.9, True), (0.9, False), (0.6, True), (0.6, False)]
-    assert asked == 4
