@@ -1,5 +1,25 @@
 """The metrics. Adding one is adding a file, and its name here."""
 
-from evalfarm.metrics import clip_score, frechet, ocr
+from evalfarm.metrics import (
+    aesthetic,
+    clip_score,
+    frechet,
+    hps,
+    lpips,
+    ocr,
+    pick_score,
+    psnr,
+    ssim,
+)
 
-__all__ = ["clip_score", "frechet", "ocr"]
+__all__ = [
+    "aesthetic",
+    "clip_score",
+    "frechet",
+    "hps",
+    "lpips",
+    "ocr",
+    "pick_score",
+    "psnr",
+    "ssim",
+]
