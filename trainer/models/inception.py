@@ -55,7 +55,7 @@ def tf(levels: Tensor) -> Tensor:
     """Bilinear without antialiasing, corners as in TensorFlow 1: the first FID, torch-fidelity."""
     for axis in (3, 2):
         size = levels.shape[axis]
-        places = torch.arange(SIDE_PX, device=levels.device) * (size / SIDE_PX)
+        places = torch.arange(SIDE_PX, dtype=levels.dtype, device=levels.device) * (size / SIDE_PX)
         low = places.long()
         high = (low + 1).clamp(max=size - 1)
         weight = (places - low).unsqueeze(-1) if axis == 2 else places - low

@@ -58,7 +58,9 @@ class Convolution(nn.Module):
 class Block(nn.Module):
     """Branches of one input, joined with what is pooled of it."""
 
-    def __init__(self, channels: int, branches: Sequence[Branch], pool: str, pooled: int = 0):
+    def __init__(
+        self, channels: int, branches: Sequence[Branch], pool: str, pooled: int = 0
+    ) -> None:
         super().__init__()
         self.branches, self.pool = branches, pool
         self.width = pooled or channels
