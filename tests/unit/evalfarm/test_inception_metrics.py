@@ -1,5 +1,6 @@
 """FID, KID and the Inception Score against torch-fidelity and torchmetrics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from PIL import Image
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from evalfarm.config import NetworksConfig
+from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.base import Asked, Batch, column_key, get
 from evalfarm.metrics.inception_score import PARTS, SEED, part_scores
 from evalfarm.metrics.kid import squared_mmd, subset_distances
 from evalfarm.networks import Networks
+from evalfarm.score import Scorer
+from evalfarm.work import Look
 from tests.peers import peer
-from tests.unit.evalfarm.conftest import rows_of
+from tests.unit.evalfarm.conftest import SUITE, rows_of
 from trainer.models.digest import weights_digest
 from trainer.models.inception import Inception
 
@@ -141,6 +145,29 @@ def test_metrics_that_look_alike_share_rows_and_the_pass_through_the_network(
     assert [one.shape for one in seen if one is not None] == [(2048,), (2048,), (1008,)]
     assert fid.rows == kid.rows != score.rows
     assert get("fid/mario", networks).rows == get("kid/torch", networks).rows != fid.rows
+
+
+def test_the_farm_looks_at_a_real_picture_once_for_fid_and_kid(
+    networks: NetworksConfig, tmp_path: Path
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (32, 32), colour).save(real / f"{colour}.png")
+    suite = replace(SUITE, metrics=("fid", "kid", "inception_score"))
+    config = EvalConfig(networks=networks, references=real)
+    evaluation = Evaluation(suite, config, tmp_path / "eval")
+    ((_, unit),) = evaluation.reference_units()
+    assert isinstance(unit, Look)
+    result = Scorer(networks).run(unit)
+    assert {score.metric for score in result.scores} == {get("fid", networks).rows}
+    evaluation.ledger.commit(scores=result.scores)
+    assert evaluation.references is not None
+    rows = evaluation.ledger.rows(evaluation.references.checkpoint, get("kid", networks).rows)
+    assert rows.features is not None
+    assert rows.features.shape == (2, 2048)
+    assert evaluation.has_references
+    evaluation.close()
 
 
 def test_names_tell_rules_and_weights(networks: NetworksConfig, inception_file: Path) -> None:
