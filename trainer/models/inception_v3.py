@@ -4,8 +4,7 @@ That graph pools by a mean that leaves the padding out, its last block by the ma
 it knows 1008 classes. Modules are named as in the files of its weights.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +39,16 @@ Branch = tuple[Step | tuple[Step, Step], ...]
 """Convolutions in a row; two in the place of one see the same input, and are joined."""
 
 
+class Plan(NamedTuple):
+    """What a block is made of."""
+
+    branches: tuple[Branch, ...]
+    pool: Literal["mean", "max", "halve"]
+    """What becomes of its input beside them; `halve` is the maximum at half the size."""
+    pooled: int = 0
+    """Channels that this is projected to; 0 leaves it as it is."""
+
+
 class Convolution(nn.Module):
     """A convolution without bias, batch normalisation, ReLU."""
 
@@ -58,23 +67,19 @@ class Convolution(nn.Module):
 class Block(nn.Module):
     """Branches of one input, joined with what is pooled of it."""
 
-    def __init__(
-        self, channels: int, branches: Sequence[Branch], pool: str, pooled: int = 0
-    ) -> None:
+    def __init__(self, channels: int, plan: Plan) -> None:
         super().__init__()
-        self.branches, self.pool = branches, pool
-        self.width = pooled or channels
-        for branch in branches:
+        self.plan = plan
+        self.width = plan.pooled or channels
+        for branch in plan.branches:
             self.width += self._add(channels, branch)
-        self.branch_pool = (
-            Convolution(channels, Step("pool", pooled), pad=False) if pooled else nn.Identity()
-        )
+        if plan.pooled:
+            self.branch_pool = Convolution(channels, Step("pool", plan.pooled), pad=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """pictures channels height width"""
-        return torch.cat(
-            [*(self._run(branch, maps) for branch in self.branches), self._pool(maps)], 1
-        )
+        ways = [self._run(branch, maps) for branch in self.plan.branches]
+        return torch.cat([*ways, self._pool(maps)], 1)
 
     def _add(self, width: int, branch: Branch) -> int:
         for place in branch:
@@ -93,9 +98,9 @@ class Block(nn.Module):
         return maps
 
     def _pool(self, maps: Tensor) -> Tensor:
-        if self.pool == "halve":
+        if self.plan.pool == "halve":
             return F.max_pool2d(maps, 3, stride=2)
-        if self.pool == "max":
+        if self.plan.pool == "max":
             pooled = F.max_pool2d(maps, 3, stride=1, padding=1)
         else:
             pooled = F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
@@ -110,12 +115,10 @@ class InceptionV3(nn.Module):
         super().__init__()
         channels = 3
         for step in STEM:
-            # Of the first ones only this one pads.
-            pad = step.name == "Conv2d_2b_3x3"
-            self.add_module(step.name, Convolution(channels, step, pad=pad))
+            self.add_module(step.name, Convolution(channels, step, pad=step.name in PADDED))
             channels = step.width
-        for name, (branches, pool, pooled) in BLOCKS.items():
-            block = Block(channels, branches, pool, pooled)
+        for name, plan in BLOCKS.items():
+            block = Block(channels, plan)
             self.add_module(name, block)
             channels = block.width
         self.fc = nn.Linear(POOL, CLASSES)
@@ -125,7 +128,7 @@ class InceptionV3(nn.Module):
         maps = pixels
         for name in (*(step.name for step in STEM), *BLOCKS):
             maps = self.get_submodule(name)(maps)
-            if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+            if name in HALVED:
                 maps = F.max_pool2d(maps, 3, stride=2)
         pool = maps.mean(dim=(2, 3))
         return Outputs(pool, pool @ self.fc.weight.T)
@@ -135,14 +138,14 @@ def _steps(place: Step | tuple[Step, Step]) -> tuple[Step, ...]:
     return (place,) if isinstance(place, Step) else place
 
 
-def _fine(pooled: int) -> tuple[tuple[Branch, ...], str, int]:
+def _fine(pooled: int) -> Plan:
     """A block at 35 x 35."""
     threes = Step("3x3dbl_1", 64), Step("3x3dbl_2", 96, 3, 3), Step("3x3dbl_3", 96, 3, 3)
     fives = Step("5x5_1", 48), Step("5x5_2", 64, 5, 5)
-    return ((Step("1x1", 64),), fives, threes), "mean", pooled
+    return Plan(((Step("1x1", 64),), fives, threes), "mean", pooled)
 
 
-def _middle(width: int) -> tuple[tuple[Branch, ...], str, int]:
+def _middle(width: int) -> Plan:
     """A block at 17 x 17."""
     sevens = Step("7x7_1", width), Step("7x7_2", width, 1, 7), Step("7x7_3", 192, 7, 1)
     doubled = (
@@ -150,10 +153,10 @@ def _middle(width: int) -> tuple[tuple[Branch, ...], str, int]:
         *(Step("7x7dbl_2", width, 7, 1), Step("7x7dbl_3", width, 1, 7)),
         *(Step("7x7dbl_4", width, 7, 1), Step("7x7dbl_5", 192, 1, 7)),
     )
-    return ((Step("1x1", 192),), sevens, doubled), "mean", 192
+    return Plan(((Step("1x1", 192),), sevens, doubled), "mean", 192)
 
 
-def _coarse(pool: str) -> tuple[tuple[Branch, ...], str, int]:
+def _coarse(pool: Literal["mean", "max"]) -> Plan:
     """A block at 8 x 8."""
     fork = Step("3x3_2a", 384, 1, 3), Step("3x3_2b", 384, 3, 1)
     doubled = Step("3x3dbl_3a", 384, 1, 3), Step("3x3dbl_3b", 384, 3, 1)
@@ -162,7 +165,7 @@ def _coarse(pool: str) -> tuple[tuple[Branch, ...], str, int]:
         (Step("3x3_1", 384), fork),
         (Step("3x3dbl_1", 448), Step("3x3dbl_2", 384, 3, 3), doubled),
     )
-    return branches, pool, 192
+    return Plan(branches, pool, 192)
 
 
 STEM = (
@@ -170,6 +173,9 @@ STEM = (
     *(Step("Conv2d_2b_3x3", 64, 3, 3), Step("Conv2d_3b_1x1", 80)),
     Step("Conv2d_4a_3x3", 192, 3, 3),
 )
+PADDED = ("Conv2d_2b_3x3",)
+HALVED = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
+"""What the maximum halves after them."""
 TO_MIDDLE: tuple[Branch, ...] = (
     (Step("3x3", 384, 3, 3, 2),),
     (Step("3x3dbl_1", 64), Step("3x3dbl_2", 96, 3, 3), Step("3x3dbl_3", 96, 3, 3, 2)),
@@ -181,17 +187,16 @@ TO_COARSE: tuple[Branch, ...] = (
         *(Step("7x7x3_3", 192, 7, 1), Step("7x7x3_4", 192, 3, 3, 2)),
     ),
 )
-BLOCKS: dict[str, tuple[tuple[Branch, ...], str, int]] = {
+BLOCKS = {
     "Mixed_5b": _fine(32),
     "Mixed_5c": _fine(64),
     "Mixed_5d": _fine(64),
-    "Mixed_6a": (TO_MIDDLE, "halve", 0),
+    "Mixed_6a": Plan(TO_MIDDLE, "halve"),
     "Mixed_6b": _middle(128),
     "Mixed_6c": _middle(160),
     "Mixed_6d": _middle(160),
     "Mixed_6e": _middle(192),
-    "Mixed_7a": (TO_COARSE, "halve", 0),
+    "Mixed_7a": Plan(TO_COARSE, "halve"),
     "Mixed_7b": _coarse("mean"),
     "Mixed_7c": _coarse("max"),
 }
-"""Branches, how the input is pooled beside them, and the channels that this is projected to."""
