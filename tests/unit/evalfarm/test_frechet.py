@@ -12,7 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.frechet import Frechet
-from evalfarm.metrics.frechet_distance import distance_to, frechet_distance, gaussian
+from evalfarm.metrics.frechet_distance import Gaussian, distance_to, frechet_distance, gaussian
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import SUITE, rows_of
 
@@ -109,6 +109,22 @@ def test_pictures_named_twice_count_twice() -> None:
     expected = frechet_distance(again, gaussian(second.astype(np.float32).astype(np.float64)))
     assert found == pytest.approx(expected, rel=1e-9)
     assert found != pytest.approx(distance_to(references, rows), rel=1e-4)
+
+
+def test_what_real_pictures_cost_is_paid_once_for_all_resamples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    def counted(some: NDArray[np.floating]) -> Gaussian:
+        sizes.append(len(some))
+        return gaussian(some)
+
+    monkeypatch.setattr("evalfarm.metrics.frechet_distance.gaussian", counted)
+    rows, references = rows_of(features=features(0, 30, 4)), rows_of(features=features(1, 50, 4))
+    for seed in range(3):
+        distance_to(references, rows.take(np.random.default_rng(seed).integers(0, 30, 30)))
+    assert sorted(sizes) == [30, 30, 30, 50]
 
 
 def test_the_summary_needs_two_pictures_on_each_side() -> None:
