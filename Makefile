@@ -45,6 +45,7 @@ lint: install ## style and types
 bench: install ## measure again what benchmarks/results/ says, on this machine
 	@$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks.data_loading
+	$(BIN)/python -m benchmarks.frechet
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 
