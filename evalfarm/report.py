@@ -12,7 +12,8 @@ from jinja2 import Environment
 from cluster.run_folder import write_json, write_text
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import Picture, Score
-from evalfarm.results import summarize, verdict
+from evalfarm.results import summarize
+from evalfarm.verdict import verdict
 
 SHOWN_PROMPTS = 64
 CHART_WIDTH, CHART_HEIGHT, CHART_MARGIN = 260, 90, 6
@@ -22,7 +23,7 @@ def write_reports(evaluation: Evaluation) -> dict[str, Any]:
     """Write results.json, pictures.csv and report.html from the ledger; the results."""
     results = summarize(evaluation)
     write_json(evaluation.folder / "results.json", results)
-    write_json(evaluation.folder / "verdict.json", verdict(results))
+    write_json(evaluation.folder / "verdict.json", verdict(evaluation, results))
     write_text(evaluation.folder / "pictures.csv", picture_table(evaluation))
     write_text(evaluation.folder / "report.html", report_page(evaluation, results))
     return results

@@ -103,6 +103,9 @@ class Metric(ABC):
     """What its summary reports."""
     references: ClassVar[Literal["none", "set", "pairs"]] = "none"
     """Whether it compares with a set of real pictures, or each picture with one."""
+    resamples: ClassVar[int] = 200
+    """How often a column made of the whole set is computed anew for its interval. At 200 the
+    standard error is known to 5 %, at 20 to 16 %. Few where once costs seconds; 0 gives none."""
 
     def __init__(self, mode: str, networks: NetworksConfig) -> None:
         self.mode = mode

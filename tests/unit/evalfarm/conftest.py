@@ -36,10 +36,19 @@ def ocr_key(evaluation: Evaluation, name: str) -> str:
     return next(column_key(metric, column) for column in metric.columns if column.name == name)
 
 
-def write_checkpoint(evaluation: Evaluation, step: int, accuracies: list[float | None]) -> None:
+def write_checkpoint(
+    evaluation: Evaluation,
+    step: int,
+    accuracies: Sequence[float | None],
+    digest: str | None = None,
+) -> None:
     """Rows of one checkpoint: an accuracy each, None for a picture that failed."""
     checkpoint = Checkpoint(
-        checkpoint=f"{step:064d}", kind="weights", step=step, name=f"step {step}", path="p"
+        checkpoint=digest or f"{step:064d}",
+        kind="weights",
+        step=step,
+        name=f"step {step}",
+        path="p",
     )
     evaluation.ledger.add_checkpoint(checkpoint)
     for prompt, accuracy in enumerate(accuracies):

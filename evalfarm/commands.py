@@ -1,0 +1,84 @@
+"""The commands that read what a farm left: they need no Ray, no network and no model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cluster.run_folder import RunFolder, read_json
+from cluster.table import results_table
+
+COMPARE = """Say which differences between two checkpoints are real.
+
+  python -m evalfarm compare runs/mini@160 runs/mini@480
+  python -m evalfarm compare runs/a@base runs/b@480 --suite mini_base
+  python -m evalfarm compare scores@step-00000160 scores@step-00000480
+
+A checkpoint is FOLDER@STEP or FOLDER@NAME: a run folder or the --out of `score`, and what its
+table calls it. Two runs compare where their suites ask the same. Pictures are paired, same prompt
+and same noise; what only one side has is left out, and n says how many are left."""
+PROMOTE = """Copy the best export of a run out of it, whole and checked.
+
+  python -m evalfarm promote --run runs/mini --suite mini --metric ocr_f1
+  python -m evalfarm promote --run runs/mini --suite mini --metric clip_score --to models/mini
+
+A metric is a column's name in results.json, or the part before its slash where that is clear."""
+REPORT = """Print a run's results.
+
+  python -m evalfarm report --run runs/mini --intervals"""
+
+
+def add_commands(commands: Any) -> None:
+    """Put them into a parser's subcommands."""
+    report = _command(commands, "report", "print a run's results", REPORT, _report)
+    report.add_argument("--run", type=Path, required=True, help="the run folder")
+    report.add_argument(
+        "--intervals", action="store_true", help="half of each 95 %% interval beside its value"
+    )
+    compare = _command(commands, "compare", "which differences are real", COMPARE, _compare)
+    compare.add_argument("first", help="FOLDER@STEP or FOLDER@NAME")
+    compare.add_argument("second", help="what is better or worse than that")
+    compare.add_argument("--suite", help="where a folder has several")
+    promote = _command(commands, "promote", "copy the best export", PROMOTE, _promote)
+    promote.add_argument("--run", type=Path, required=True, help="the run folder")
+    promote.add_argument("--suite", help="where the run has several")
+    promote.add_argument("--metric", required=True, help="whose best value decides")
+    promote.add_argument("--to", type=Path, help="a new folder; else RUN/best-METRIC")
+
+
+def _command(
+    commands: Any, name: str, clause: str, description: str, act: Any
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=clause,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(act=act)
+    return parser
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    run = RunFolder.existing(arguments.run)
+    found = sorted(run.evaluations.glob("*/results.json"))
+    if not found:
+        raise ValueError(f"{run.evaluations} holds no results yet")
+    for path in found:
+        table = results_table(read_json(path), intervals=arguments.intervals)
+        print(f"{path.parent.name}\n{table}\n")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from evalfarm.compare import compare, comparison_table
+    from evalfarm.record import find_checkpoint
+
+    first = find_checkpoint(arguments.first, arguments.suite)
+    second = find_checkpoint(arguments.second, arguments.suite)
+    print(comparison_table(compare(first, second)))
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from evalfarm.promote import promote
+
+    run = RunFolder.existing(arguments.run)
+    print(promote(run, arguments.suite, arguments.metric, arguments.to))
