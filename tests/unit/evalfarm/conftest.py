@@ -51,24 +51,27 @@ def write_checkpoint(
         path="p",
     )
     evaluation.ledger.add_checkpoint(checkpoint)
+    pictures, scores = [], []
     for prompt, accuracy in enumerate(accuracies):
-        picture = {"checkpoint": checkpoint.checkpoint, "prompt": prompt, "sample": 0}
+        place = {"checkpoint": checkpoint.checkpoint, "prompt": prompt, "sample": 0}
         if accuracy is None:
-            evaluation.ledger.commit([Picture(**picture, status="failed", error="it broke")])
+            pictures.append(Picture(**place, status="failed", error="it broke"))
             continue
         file = f"images/{step}/{prompt}.png"
         path = evaluation.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (96, 32), (step % 256, prompt, 0)).save(path)
-        names = ("precision", "recall", "accuracy", "ned")
-        score = Score(
-            **picture,
-            metric=evaluation.metrics["ocr"].rows,
-            status="ok",
-            numbers=dict.fromkeys(names, accuracy),
-            detail={"read": f"read <{prompt}>"},
+        pictures.append(Picture(**place, status="ok", file=file))
+        scores.append(
+            Score(
+                **place,
+                metric=evaluation.metrics["ocr"].rows,
+                status="ok",
+                numbers=dict.fromkeys(("precision", "recall", "accuracy", "ned"), accuracy),
+                detail={"read": f"read <{prompt}>"},
+            )
         )
-        evaluation.ledger.commit([Picture(**picture, status="ok", file=file)], [score])
+    evaluation.ledger.commit(pictures, scores)
 
 
 def rows_of(
