@@ -22,6 +22,13 @@ PROMOTE = """Copy the best export of a run out of it, whole and checked.
   python -m evalfarm promote --run runs/mini --suite mini --metric clip_score --to models/mini
 
 A metric is a column's name in results.json, or the part before its slash where that is clear."""
+VOTE = """Ask people which of two pictures is better, and count their votes.
+
+  python -m evalfarm vote make runs/mini@160 runs/mini@480 --out vote
+  python -m evalfarm vote read vote votes-ann.jsonl votes-bob.jsonl
+
+`make` writes vote/page/, which voters open (index.html; no server), and vote/key.json, which says
+whose picture is where and is not for them. Each voter saves a file of votes; `read` counts them."""
 REPORT = """Print a run's results.
 
   python -m evalfarm report --run runs/mini --intervals"""
@@ -43,6 +50,20 @@ def add_commands(commands: Any) -> None:
     promote.add_argument("--suite", help="where the run has several")
     promote.add_argument("--metric", required=True, help="whose best value decides")
     promote.add_argument("--to", type=Path, help="a new folder; else RUN/best-METRIC")
+    vote = _command(commands, "vote", "ask people, and count their votes", VOTE, _vote_make)
+    _add_vote(vote.add_subparsers(dest="what", required=True))
+
+
+def _add_vote(commands: Any) -> None:
+    make = _command(commands, "make", "write the page", VOTE, _vote_make)
+    make.add_argument("checkpoints", nargs="+", help="two or more, as FOLDER@STEP or FOLDER@NAME")
+    make.add_argument("--out", type=Path, required=True, help="a new folder")
+    make.add_argument("--suite", help="where a folder has several")
+    make.add_argument("--pairs", type=int, default=100, help="at most so many; 100")
+    make.add_argument("--seed", type=int, default=0, help="of choice, order and sides; 0")
+    read = _command(commands, "read", "count the votes", VOTE, _vote_read)
+    read.add_argument("folder", type=Path, help="what `make` wrote")
+    read.add_argument("votes", type=Path, nargs="+", help="what voters saved")
 
 
 def _command(
@@ -82,3 +103,24 @@ def _promote(arguments: argparse.Namespace) -> None:
 
     run = RunFolder.existing(arguments.run)
     print(promote(run, arguments.suite, arguments.metric, arguments.to))
+
+
+def _vote_make(arguments: argparse.Namespace) -> None:
+    from evalfarm.record import find_checkpoint
+    from evalfarm.vote.page import write_page
+    from evalfarm.vote.pairs import draw_pairs
+
+    if arguments.pairs < 1:
+        raise ValueError(f"--pairs must be at least 1, got {arguments.pairs}")
+    sides = [find_checkpoint(given, arguments.suite) for given in arguments.checkpoints]
+    key = draw_pairs(sides, count=arguments.pairs, seed=arguments.seed)
+    write_page(key, arguments.out)
+    print(f"{len(key.pairs)} pairs; voters open {arguments.out / 'page' / 'index.html'}")
+
+
+def _vote_read(arguments: argparse.Namespace) -> None:
+    from evalfarm.vote.pairs import read_key
+    from evalfarm.vote.votes import read_votes, votes_report
+
+    key = read_key(arguments.folder)
+    print(votes_report(key, read_votes(key, arguments.votes)))

@@ -88,23 +88,21 @@ def whole_set(value: float, resampled: Numbers) -> Estimate | None:
     return Estimate(value=value, low=value - reach, high=value + reach, p=p)
 
 
-def resamples(rows: Rows, count: int) -> Iterator[NDArray[np.int64]]:
+def resamples(prompts: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
     """Places of the rows of as many prompts as there are, drawn with replacement; `count` times.
 
     The same for the same prompts: two checkpoints with the same pictures are resampled alike.
     """
-    prompts, counts = np.unique(rows.prompts, return_counts=True)
-    places = np.split(np.argsort(rows.prompts, kind="stable"), np.cumsum(counts)[:-1])
-    chance = np.random.default_rng(SEED)
-    for _ in range(count if len(prompts) > 1 else 0):
-        yield np.concatenate(
-            [places[drawn] for drawn in chance.integers(0, len(prompts), len(prompts))]
-        )
+    different, counts = np.unique(prompts, return_counts=True)
+    places = np.split(np.argsort(prompts, kind="stable"), np.cumsum(counts)[:-1])
+    chance, n = np.random.default_rng(SEED), len(different)
+    for _ in range(count if n > 1 else 0):
+        yield np.concatenate([places[drawn] for drawn in chance.integers(0, n, n)])
 
 
 def bootstrap(rows: Rows, count: int, summary: Summary) -> dict[str, Numbers]:
     """The values of each column over `count` resamples of the prompts."""
-    return _columns([summary(rows.take(places)) for places in resamples(rows, count)])
+    return _columns([summary(rows.take(places)) for places in resamples(rows.prompts, count)])
 
 
 def bootstrap_difference(
@@ -112,7 +110,7 @@ def bootstrap_difference(
 ) -> dict[str, Numbers]:
     """As `bootstrap`, of second minus first; both hold the same pictures in the same order."""
     found = []
-    for places in resamples(first, count):
+    for places in resamples(first.prompts, count):
         before, after = summary(first.take(places)), summary(second.take(places))
         found.append({name: after[name] - before[name] for name in before.keys() & after.keys()})
     return _columns(found)
