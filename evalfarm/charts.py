@@ -73,7 +73,9 @@ def chart(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Chart
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most `low` to at least `high`, some TICKS of them."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span <= 1e-6 * max(abs(low), abs(high)):  # or rounding would make an axis of its own
+        span = abs(high) or 1.0
     size = 10 ** floor(log10(span / TICKS))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if span / (size * factor) <= TICKS)
     first, last = floor(round(low / step, 9)), ceil(round(high / step, 9))

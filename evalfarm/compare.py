@@ -14,7 +14,7 @@ from cluster.table import align
 from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Metric, get
-from evalfarm.record import Scored
+from evalfarm.record import Scored, labels
 from evalfarm.statistics import (
     CONFIDENCE,
     Estimate,
@@ -95,10 +95,7 @@ def compare(first: Scored, second: Scored) -> Comparison:
 def comparison_table(comparison: Comparison) -> str:
     """A comparison as text: a line per column, and what the words mean."""
     expected = comparison.second.row["n_expected"]
-    sides = (comparison.first, comparison.second)
-    names = [side.row["name"] for side in sides]
-    if names[0] == names[1]:
-        names = [side.given for side in sides]
+    names = labels((comparison.first, comparison.second))
     head = ["", *names, "difference", "95 % interval", "p", "n", ""]
     rows = [_line(one, expected) for one in comparison.differences]
     real = [one for one in comparison.differences if one.word in ("better", "worse")]

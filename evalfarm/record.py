@@ -5,6 +5,7 @@ checkpoint in it as FOLDER@STEP or FOLDER@NAME.
 """
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Scored:
     def rows(self, metric_rows: str) -> Rows:
         """What a metric says of its pictures."""
         return self.record.ledger.rows(self.row["checkpoint"], metric_rows)
+
+
+def labels(sides: Sequence[Scored]) -> list[str]:
+    """What to call each in a table: its name, or as it was given where names are the same."""
+    names = [str(side.row["name"]) for side in sides]
+    return names if len(set(names)) == len(names) else [side.given for side in sides]
 
 
 def open_record(folder: Path, suite: str | None) -> Record:

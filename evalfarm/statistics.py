@@ -28,6 +28,7 @@ from evalfarm.ledger import Rows
 
 CONFIDENCE = 0.95
 SEED = 0
+NO_SPREAD = 1e-12  # what rounding leaves of equal values
 NORMAL = NormalDist()
 
 Numbers = NDArray[np.float64]
@@ -81,7 +82,7 @@ def common_pictures(several: Sequence[Rows]) -> list[Rows]:
 def whole_set(value: float, resampled: Numbers) -> Estimate | None:
     """A number made of the whole set, by its resamples; None where they do not vary."""
     spread = float(np.std(resampled, ddof=1)) if len(resampled) > 1 else 0.0
-    if not spread:
+    if spread <= NO_SPREAD * max(1.0, abs(value)):
         return None
     reach = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * spread
     p = 2 * NORMAL.cdf(-abs(value) / spread)
@@ -163,8 +164,7 @@ def _standard_error(values: Numbers, prompts: NDArray[np.int64]) -> float:
         return 0.0
     _, places = np.unique(prompts, return_inverse=True)
     sums = np.bincount(places, weights=values - np.mean(values))
-    # What rounding leaves of equal values is no spread.
-    if np.allclose(sums, 0, atol=1e-12 * max(1.0, float(np.abs(values).max()))):
+    if np.allclose(sums, 0, atol=NO_SPREAD * max(1.0, float(np.abs(values).max()))):
         return 0.0
     return sqrt(clusters / (clusters - 1) * float(sums @ sums)) / len(values)
 

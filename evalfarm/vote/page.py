@@ -1,14 +1,14 @@
 """The page that voters open: static, beside its pictures, which do not say whose they are."""
 
 import json
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment
+from PIL import Image
 
 from cluster.run_folder import write_text
-from evalfarm.vote.pairs import KEY, Key
+from evalfarm.vote.pairs import Key
 
 
 def write_page(key: Key, out: Path) -> None:
@@ -22,17 +22,18 @@ def write_page(key: Key, out: Path) -> None:
     (shown / "pictures").mkdir(parents=True)
     for number, pair in enumerate(key.pairs):
         for side, checkpoint, file in zip("ab", (pair.left, pair.right), pair.files, strict=True):
-            picture = Path(key.folders[checkpoint], file)
-            # A plain copy: the file's name and times would tell voters which it is.
-            shutil.copyfile(picture, shown / "pictures" / f"{number:05d}{side}.png")
+            with Image.open(Path(key.folders[checkpoint], file)) as picture:
+                # Written anew, without its texts: those may say which weights made it.
+                picture.convert("RGB").save(shown / "pictures" / f"{number:05d}{side}.png")
     template = files("evalfarm.vote").joinpath("page.html.j2").read_text()
     texts = json.dumps([pair.text for pair in key.pairs])
     # Inside a script no text may end it.
     page = (
         Environment(autoescape=True)
         .from_string(template)
-        .render(suite=key.suite, seed=key.seed, prompts=texts.replace("<", "\\u003c"))
+        .render(
+            suite=key.suite, seed=key.seed, digest=key.digest, prompts=texts.replace("<", "\\u003c")
+        )
     )
     write_text(shown / "index.html", page)
     key.write(out)
-    assert (out / KEY).is_file()

@@ -1,6 +1,8 @@
 """The pairs of a vote: the key that says which checkpoint's picture is on which side."""
 
 import csv
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -13,7 +15,7 @@ import evalfarm.metrics  # noqa: F401  # registers them
 from cluster.run_folder import read_json, write_json
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import get
-from evalfarm.record import Scored
+from evalfarm.record import Scored, labels
 
 KEY = "key.json"
 
@@ -42,12 +44,17 @@ class Key:
     """Decides which pairs, their order and their sides."""
     suite: str
     checkpoints: list[str]
-    """As the maker spelt them."""
+    """What each is called."""
     folders: list[str]
     """Where each one's pictures are."""
     higher_is_better: dict[str, bool]
     """By column of `numbers`."""
     pairs: list[Pair]
+
+    @property
+    def digest(self) -> str:
+        """The start of a SHA-256 over it: votes name it, so that no other vote's are counted."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     def write(self, folder: Path) -> None:
         """Save it beside the page, for whoever reads the votes."""
@@ -60,7 +67,7 @@ def read_key(folder: Path) -> Key:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: name the folder that `vote make` wrote")
     found = read_json(path)
-    return Key(**{**found, "pairs": [Pair(**pair) for pair in found["pairs"]]})
+    return Key(**{**found, "pairs": [_pair(pair) for pair in found["pairs"]]})
 
 
 def draw_pairs(sides: Sequence[Scored], *, count: int, seed: int) -> Key:
@@ -99,11 +106,16 @@ def draw_pairs(sides: Sequence[Scored], *, count: int, seed: int) -> Key:
     return Key(
         seed=seed,
         suite=sides[0].record.results["suite"],
-        checkpoints=[side.given for side in sides],
+        checkpoints=labels(sides),
         folders=[str(side.record.folder.absolute()) for side in sides],
         higher_is_better=higher,
         pairs=pairs,
     )
+
+
+def _pair(found: dict[str, Any]) -> Pair:
+    numbers = {key: tuple(both) for key, both in found["numbers"].items()}
+    return Pair(**{**found, "files": tuple(found["files"]), "numbers": numbers})
 
 
 def _check(sides: Sequence[Scored]) -> None:

@@ -40,17 +40,15 @@ def read_votes(key: Key, paths: Sequence[Path]) -> Votes:
     """The votes in some files; of a voter's several votes on a pair the last counts."""
     votes: dict[tuple[str, int], float] = {}
     problems: Counter[str] = Counter()
-    for place, line in _lines(paths):
-        vote = _vote(line)
-        if vote is None:
-            problems[f"{place} is not a vote"] += 1
-        elif not 0 <= vote[1] < len(key.pairs):
-            problems[f"{place} votes on a pair that the key does not have"] += 1
-        else:
-            voter, pair, wins = vote
-            if (voter, pair) in votes:
-                problems[f"{voter} voted again on a pair, and the last vote counts"] += 1
-            votes[voter, pair] = wins
+    for path, line in _lines(paths):
+        vote = _vote(key, line)
+        if isinstance(vote, str):
+            problems[f"{path} {vote}"] += 1
+            continue
+        voter, pair, wins = vote
+        if (voter, pair) in votes:
+            problems[f"{path} has a vote by {voter} on a pair again: the last counts"] += 1
+        votes[voter, pair] = wins
     return Votes(
         pairs=np.array([pair for _, pair in votes], np.int64),
         left_wins=np.array(list(votes.values()), np.float64),
@@ -64,11 +62,10 @@ def votes_report(key: Key, votes: Votes) -> str:
     if not len(votes.pairs):
         raise ValueError(f"no vote counts: {'; '.join(votes.left_out) or 'the files are empty'}")
     prompts = np.array([pair.prompt for pair in key.pairs])[votes.pairs]
+    voters = "1 voter" if votes.voters == 1 else f"{votes.voters} voters"
+    seen = f"{len(set(votes.pairs))} of {len(key.pairs)} pairs"
     parts = [
-        [
-            f"{len(votes.pairs)} votes by {votes.voters} voters on {len(set(votes.pairs))} of "
-            f"{len(key.pairs)} pairs, suite {key.suite}"
-        ],
+        [f"{len(votes.pairs)} votes by {voters} on {seen}, suite {key.suite}"],
         align([["", "strength", "95 %", "votes"], *_strength_lines(key, votes, prompts)]),
         align([["", "preferred", "95 %", "votes"], *_win_rate_lines(key, votes, prompts)]),
         align([["", "agrees", "95 %", "votes"], *_agreement_lines(key, votes, prompts)]),
@@ -133,25 +130,28 @@ def _agreement_lines(key: Key, votes: Votes, prompts: NDArray[np.int64]) -> list
     return lines
 
 
-def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Each line that is not empty, with where it stands."""
+def _lines(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each line that is not empty, with its file."""
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path} does not exist: name the files that voters saved")
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            if line.strip():
-                yield f"{path} line {number}", line
+        lines = path.read_text(errors="replace").splitlines()
+        yield from ((path, line) for line in lines if line.strip())
 
 
-def _vote(line: str) -> tuple[str, int, float] | None:
-    """Voter, pair and what the left one wins; None if it is not a vote."""
+def _vote(key: Key, line: str) -> tuple[str, int, float] | str:
+    """Voter, pair and what the left one wins; or what is wrong with the line."""
     try:
         found = json.loads(line)
-        voter, pair, choice = found["voter"], found["pair"], found["choice"]
+        vote, voter, pair, choice = (found[k] for k in ("vote", "voter", "pair", "choice"))
     except (ValueError, KeyError, TypeError):
-        return None
+        return "has a line that is no vote"
     if not isinstance(voter, str) or type(pair) is not int or choice not in LEFT_WINS:
-        return None
+        return "has a line that is no vote"
+    if vote != key.digest:
+        return "has a vote on the pairs of another page"
+    if not 0 <= pair < len(key.pairs):
+        return "has a vote on a pair that the key does not have"
     return voter, pair, LEFT_WINS[choice]
 
 
