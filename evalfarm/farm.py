@@ -50,7 +50,9 @@ class Farm:
         suites = [load_suite(name, config.suite_data) for name in config.suites]
         self.evaluations = [Evaluation(suite, config, folder / suite.name) for suite in suites]
         self.boards = {
-            suite.name: Board(boards / f"eval-{suite.name}") for suite in suites if boards
+            suite.name: Board(boards / f"eval-{suite.name}", RunFolder(boards.parent).recipe)
+            for suite in suites
+            if boards
         }
         self.dispatcher = _start_actors(config)
         self._left: Counter[tuple[str, str]] = Counter()

@@ -26,14 +26,12 @@ def write_page(key: Key, out: Path) -> None:
                 # Written anew, without its texts: those may say which weights made it.
                 picture.convert("RGB").save(shown / "pictures" / f"{number:05d}{side}.png")
     template = files("evalfarm.vote").joinpath("page.html.j2").read_text()
-    texts = json.dumps([pair.text for pair in key.pairs])
     # Inside a script no text may end it.
+    prompts = json.dumps([pair.text for pair in key.pairs]).replace("<", "\\u003c")
     page = (
         Environment(autoescape=True)
         .from_string(template)
-        .render(
-            suite=key.suite, seed=key.seed, digest=key.digest, prompts=texts.replace("<", "\\u003c")
-        )
+        .render(suite=key.suite, seed=key.seed, digest=key.digest, prompts=prompts)
     )
     write_text(shown / "index.html", page)
     key.write(out)
