@@ -43,7 +43,7 @@ def test_two_checkpoints_are_compared_as_typed(
 ) -> None:
     assert typed(monkeypatch, "compare", f"{run}@10", f"{run}@20") == 0
     head, line, *_ = capsys.readouterr().out.splitlines()
-    assert head.split("  ")[-4:] == ["difference", "  95 % interval", "    p", "n"]
+    assert " ".join(head.split()) == "step 10 step 20 difference 95 % interval p n"
     assert line.split("  ")[0] == "OCR P ↑"
     assert line.split()[3:6] == ["0.200", "0.700", "+0.500"]
 
