@@ -90,7 +90,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from evalfarm.compare import compare, comparison_table
+    from evalfarm.compare import compare
+    from evalfarm.comparison_table import comparison_table
     from evalfarm.record import find_checkpoint
 
     first = find_checkpoint(arguments.first, arguments.suite)

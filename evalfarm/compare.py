@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import evalfarm.metrics  # noqa: F401  # registers them
-from cluster.table import align
 from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Metric, get
-from evalfarm.record import Scored, labels
+from evalfarm.record import Scored
 from evalfarm.statistics import (
     CONFIDENCE,
     Estimate,
@@ -92,25 +91,6 @@ def compare(first: Scored, second: Scored) -> Comparison:
     )
 
 
-def comparison_table(comparison: Comparison) -> str:
-    """A comparison as text: a line per column, and what the words mean."""
-    expected = comparison.second.row["n_expected"]
-    names = labels((comparison.first, comparison.second))
-    head = ["", *names, "difference", "95 % interval", "p", "n", ""]
-    rows = [_line(one, expected) for one in comparison.differences]
-    real = [one for one in comparison.differences if one.word in ("better", "worse")]
-    return "\n".join(
-        [
-            *align([head, *rows]),
-            "",
-            f"{len(real)} of {len(rows)} differences are real: p, Holm's over all of them, "
-            "is below 0.05",
-            "the intervals are of each column by itself, clustered by prompt",
-            *(f"{key} is not compared: {reason}" for key, reason in comparison.left_out.items()),
-        ]
-    )
-
-
 def _differences(
     metric: Metric, columns: Sequence[dict[str, Any]], first: Scored, second: Scored
 ) -> tuple[list[Difference], dict[str, str]]:
@@ -183,25 +163,6 @@ def _unlike_references(first: Scored, second: Scored) -> set[str]:
     results = [side.record.results for side in (first, second)]
     same = results[0]["references_checkpoint"] == results[1]["references_checkpoint"]
     return set() if same else {*results[0]["references"], *results[1]["references"]}
-
-
-def _line(difference: Difference, n_expected: int) -> list[str]:
-    column = difference.column
-    decimals, estimate = column["decimals"], difference.estimate
-    change = difference.second - difference.first
-    between = f"{estimate.low:+.{decimals}f} … {estimate.high:+.{decimals}f}" if estimate else "–"
-    p = "–" if estimate is None else f"{difference.p:.3f}" if difference.p >= 0.001 else "< 0.001"
-    n = str(difference.n) if difference.n == n_expected else f"{difference.n}/{n_expected}"
-    return [
-        f"{column['title']} {'↑' if column['higher_is_better'] else '↓'}",
-        f"{difference.first:.{decimals}f}",
-        f"{difference.second:.{decimals}f}",
-        f"{change:+.{decimals}f}",
-        between,
-        p,
-        n,
-        difference.word,
-    ]
 
 
 def _shortened(asked: str) -> str:

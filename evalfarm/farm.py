@@ -87,11 +87,9 @@ class Farm:
                     self._conclude(evaluation, checkpoint)
 
     def close(self) -> None:
-        """Close ledgers and event files."""
+        """Close the ledgers."""
         for evaluation in self.evaluations:
             evaluation.close()
-        for board in self.boards.values():
-            board.close()
 
     def _submit(self, evaluation: Evaluation, units: Iterable[tuple[str, Unit]]) -> None:
         for pool, unit in units:

@@ -1,6 +1,7 @@
 """A metric's numbers of a checkpoint with their intervals, computed once for the same rows."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,9 @@ def _intervals(
 
 
 def _digest(metric: Metric, rows: Rows, references: Rows) -> str:
-    digest = hashlib.sha256(f"{RULES} {metric.rows} {metric.name} {metric.resamples}".encode())
+    names = [column.name for column in metric.columns]
+    says = [RULES, metric.name, metric.variant, metric.rows, metric.resamples, names]
+    digest = hashlib.sha256(json.dumps(says).encode())
     for some in (rows, references):
         arrays: dict[str, NDArray[Any]] = {
             "prompts": some.prompts,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.compare import Comparison, compare, comparison_table
+from evalfarm.compare import Comparison, compare
+from evalfarm.comparison_table import comparison_table
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.record import find_checkpoint
