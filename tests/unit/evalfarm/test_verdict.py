@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.run_folder import BrokenFolder, RunFolder, publish, read_json, verify
+from cluster.run_folder import BrokenFolder, RunFolder, publish, read_json, remove_step, verify
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.promote import promote
@@ -90,3 +90,17 @@ def test_what_is_not_clear_is_refused(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(BrokenFolder, match=r"weights.safetensors is not the file"):
         promote(run, None, "ocr_ned", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_was_replaced_or_removed_since_is_refused(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    (staging / "weights.safetensors").write_bytes(b"others")
+    publish(staging, run.export(20), {"kind": "lora", "base": "assets/mini"})
+    with pytest.raises(ValueError, match="holds other weights than were scored"):
+        promote(run, None, "ocr_ned", None)
+    remove_step(run.export(20))
+    with pytest.raises(ValueError, match="was the best, and is gone"):
+        promote(run, None, "ocr_ned", None)
