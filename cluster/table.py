@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def results_table(results: Mapping[str, Any]) -> str:
-    """One row per checkpoint of a results.json, an arrow at each column's better end."""
-    columns = results["columns"]
+def results_table(results: Mapping[str, Any], *, intervals: bool = False) -> str:
+    """One row per checkpoint of a results.json: headline columns, an arrow at their better end.
+
+    With `intervals` each value has half of its 95 % interval beside it.
+    """
+    columns = [column for column in results["columns"] if column["headline"]]
     head = ["", *(f"{c['title']} {'↑' if c['higher_is_better'] else '↓'}" for c in columns), "n"]
     rows = [
         [
             row["name"],
-            *(_number(row["values"].get(c["key"]), c["decimals"]) for c in columns),
+            *(_value(row, c, intervals=intervals) for c in columns),
             _n(row),
         ]
         for row in results["rows"]
@@ -36,6 +39,13 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _number(value: float | None, decimals: int) -> str:
     return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _value(row: Mapping[str, Any], column: Mapping[str, Any], *, intervals: bool) -> str:
+    decimals = column["decimals"]
+    text = _number(row["values"].get(column["key"]), decimals)
+    interval = row["intervals"].get(column["key"]) if intervals else None
+    return text if interval is None else f"{text}±{(interval[1] - interval[0]) / 2:.{decimals}f}"
 
 
 def _n(row: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@
     python -m evalfarm score --suite mini --model assets/mini exports/step-00000160 --out scores
     python -m evalfarm status --run runs/mini
     python -m evalfarm report --run runs/mini
+    python -m evalfarm compare runs/mini@160 runs/mini@480
+    python -m evalfarm promote --run runs/mini --metric ocr_f1
 
 With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.
 Without, one is started on this machine and ended with the farm.
@@ -16,17 +18,16 @@ from pathlib import Path
 from cluster.config import absolute_paths, build, describe, read_yaml, set_key
 from cluster.program import run_program
 from cluster.ray_cluster import prepare_environment
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import RunFolder
 from cluster.table import results_table
+from evalfarm.commands import add_commands
 from evalfarm.config import EvalConfig
-from evalfarm.progress import progress_lines, read_progress
 
 
 def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
-    commands = {"watch": _watch, "score": _score, "status": _status, "report": _report}
-    commands[arguments.command](arguments)
+    arguments.act(arguments)
     return 0
 
 
@@ -39,8 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     watch = commands.add_parser("watch", help="score a run's exports while it trains")
+    watch.set_defaults(act=_watch)
     watch.add_argument("--run", type=Path, required=True, help="the run folder")
     score = commands.add_parser("score", help="score any models")
+    score.set_defaults(act=_score)
     score.add_argument("--suite", nargs="+", required=True, help="names or YAML files of suites")
     score.add_argument(
         "--model", type=Path, nargs="+", required=True, help="exports or diffusers folders"
@@ -52,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
     )
-    status = commands.add_parser("status", help="how far a farm is, wherever it runs")
-    status.add_argument("--run", type=Path, required=True, help="the run folder")
-    report = commands.add_parser("report", help="print a run's results")
-    report.add_argument("--run", type=Path, required=True, help="the run folder")
+    add_commands(commands)
     return parser
 
 
@@ -86,25 +86,6 @@ def _score(arguments: argparse.Namespace) -> None:
     models = [model.absolute() for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
-
-
-def _status(arguments: argparse.Namespace) -> None:
-    run = RunFolder.existing(arguments.run)
-    progress = read_progress(run.evaluations)
-    if not progress:
-        raise ValueError(
-            f"no farm has begun with {run.root}: `python -m evalfarm watch` starts one"
-        )
-    print("\n".join(progress_lines(progress)))
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    run = RunFolder.existing(arguments.run)
-    found = sorted(run.evaluations.glob("*/results.json"))
-    if not found:
-        raise ValueError(f"{run.evaluations} holds no results yet")
-    for path in found:
-        print(f"{path.parent.name}\n{results_table(read_json(path))}\n")
 
 
 if __name__ == "__main__":

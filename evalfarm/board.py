@@ -1,83 +1,92 @@
-"""Results in TensorBoard, on the training's step axis: a projection of the ledger, no record."""
+"""Results in TensorBoard, on the training's step axis: a projection of the ledger, no record.
 
+TensorBoard drops what stands at a later step when an earlier one arrives, or draws a line that runs
+backwards. So event files come in generations. In order, a step is one more file. What is late or
+scored anew, and every start of the farm, makes a generation from the whole ledger; its first event
+says that all before it is void, which both of TensorBoard's loaders heed, also one that has been
+open all along. The generation before stays until the next: a loader may still be reading it.
+
+A point's wall time is that of its pictures, so that it does not move when it is drawn again.
+"""
+
+import json
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from evalfarm.drawing import draw_layout, draw_recipe, draw_rows
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Picture
 
-GRID_COLUMNS, GRID_PICTURES = 8, 48
+EVENTS = "events.out.tfevents"
+GENERATION = "generation-"
+VOID_FROM_STEP = 0
 
 
 class Board:
-    """One suite's curves and grids.
+    """One suite's curves and grids."""
 
-    TensorBoard drops what stands at a later step when an earlier one arrives. So a late result
-    makes all be written anew, in a folder that takes the old one's place.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, recipe: Path | None = None) -> None:
+        """Event files go into `folder`; `recipe` is the run's, for the HPARAMS tab."""
         self.folder = folder
-        self._writer: SummaryWriter | None = None
-        self._drawn: list[int] = []
+        self.recipe = recipe
+        self._drawn: dict[int, str] = {}
+        """By step, what was drawn."""
+        self._current = 0
+        """The number of the generation."""
 
     def draw(self, evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> None:
-        """Show these rows of the results; those that are shown already stay as they are."""
-        rows = sorted(
-            (row for row in rows if row["step"] is not None), key=lambda r: int(r["step"])
-        )
-        new = [row for row in rows if row["step"] not in self._drawn]
-        if self._writer is None or (new and self._drawn and new[0]["step"] < self._drawn[-1]):
-            self._start_anew()
-            new = rows
-        assert self._writer is not None
-        for row in new:
-            self._draw_row(self._writer, evaluation, row)
-            self._drawn.append(row["step"])
-        self._writer.flush()
+        """Show these rows of the results, and no others; those without a step have no place."""
+        by_step = {row["step"]: row for row in rows if row["step"] is not None}
+        states = {step: json.dumps(by_step[step], sort_keys=True) for step in sorted(by_step)}
+        new = [step for step in states if step not in self._drawn]
+        in_order = self._drawn and all(step > max(self._drawn) for step in new)
+        if in_order and all(states.get(step) == state for step, state in self._drawn.items()):
+            if new:
+                with self._events(evaluation) as writer:
+                    draw_rows(writer, evaluation, [by_step[step] for step in new])
+        else:
+            self._start_generation(evaluation, [by_step[step] for step in states])
+        self._drawn = states
 
-    def close(self) -> None:
-        """Finish the event file."""
-        if self._writer:
-            self._writer.close()
+    def _start_generation(self, evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> None:
+        generations = {path: _generation(path) for path in self.folder.glob(f"{EVENTS}.*")}
+        before = max(generations.values(), default=0)
+        self._current = before + 1
+        with self._events(evaluation, purge_step=VOID_FROM_STEP) as writer:
+            draw_layout(writer, evaluation)
+            draw_recipe(writer, evaluation, self.recipe)
+            draw_rows(writer, evaluation, rows)
+        for path, generation in generations.items():
+            if generation < before:
+                path.unlink()
 
-    def _start_anew(self) -> None:
-        self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._writer, self._drawn = SummaryWriter(self.folder), []
+    @contextmanager
+    def _events(
+        self, evaluation: Evaluation, purge_step: int | None = None
+    ) -> Iterator[SummaryWriter]:
+        """A writer of one more event file, which appears in the folder when it is whole."""
+        staging = evaluation.folder / ".board.tmp"
+        shutil.rmtree(staging, ignore_errors=True)
+        with SummaryWriter(staging, purge_step=purge_step) as writer:
+            yield writer
+        (written,) = staging.iterdir()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        written.rename(self.folder / self._next_name())
+        staging.rmdir()
 
-    def _draw_row(self, writer: SummaryWriter, evaluation: Evaluation, row: dict[str, Any]) -> None:
-        for key, value in row["values"].items():
-            writer.add_scalar(key, value, row["step"])
-        writer.add_scalar("pictures/scored", row["n_scored"], row["step"])
-        writer.add_scalar("pictures/expected", row["n_expected"], row["step"])
-        pictures = evaluation.ledger.pictures(row["checkpoint"])
-        grid = picture_grid(evaluation.folder, [p for p in pictures if p.sample == 0])
-        if grid is not None:
-            writer.add_image("pictures", grid, row["step"], dataformats="HWC")
+    def _next_name(self) -> str:
+        """After all that are there: loaders read files by name."""
+        times = [int(path.name.split(".")[3]) for path in self.folder.glob(f"{EVENTS}.*")]
+        number = max([int(time.time()), *(time_s + 1 for time_s in times)])
+        return f"{EVENTS}.{number:010d}.{GENERATION}{self._current}"
 
 
-def picture_grid(folder: Path, pictures: Sequence[Picture]) -> NDArray[np.uint8] | None:
-    """The first pictures side by side, uint8 RGB height width 3; None if there is none.
-
-    A picture that failed leaves its place grey, so that each prompt keeps its own.
-    """
-    shown = pictures[:GRID_PICTURES]
-    images = [Image.open(folder / p.file).convert("RGB") if p.file else None for p in shown]
-    sizes = [image.size for image in images if image]
-    if not sizes:
-        return None
-    width, height = sizes[0]
-    rows = -(-len(images) // GRID_COLUMNS)
-    grid = Image.new("RGB", (width * min(len(images), GRID_COLUMNS), height * rows), "gray")
-    for number, image in enumerate(images):
-        if image:
-            grid.paste(image, (number % GRID_COLUMNS * width, number // GRID_COLUMNS * height))
-    return np.asarray(grid)
+def _generation(path: Path) -> int:
+    """The number of a file's generation; 0 for one that somebody else wrote."""
+    last = path.name.rpartition(".")[2]
+    return int(last.removeprefix(GENERATION)) if last.startswith(GENERATION) else 0

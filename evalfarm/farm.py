@@ -286,6 +286,6 @@ def _line(columns: list[dict[str, Any]], row: dict[str, Any]) -> str:
     numbers = [
         f"{column['title']} {row['values'][column['key']]:.{column['decimals']}f}"
         for column in columns
-        if column["key"] in row["values"]
+        if column["headline"] and column["key"] in row["values"]
     ]
     return f"{row['name']}: {', '.join(numbers)}, n {row['n_scored']} of {row['n_expected']}"

@@ -247,6 +247,16 @@ class Ledger:
         )
         return [_score(row) for row in rows]
 
+    def looks(self, checkpoint: str) -> list[Score]:
+        """As `scores`, without their features, which are large."""
+        names = ["NULL" if f.name == "features" else f.name for f in fields(Score)]
+        rows = self._db.execute(
+            f"SELECT {', '.join(names)} FROM scores WHERE checkpoint = ?"
+            " ORDER BY prompt, sample, metric",
+            (checkpoint,),
+        )
+        return [_score(row) for row in rows]
+
     def workers(self) -> list[WorkerFacts]:
         """Who made and scored the pictures."""
         rows = self._db.execute("SELECT * FROM workers ORDER BY worker")

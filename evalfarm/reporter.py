@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cluster.run_folder import RunFolder
 from evalfarm.board import Board
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
@@ -29,7 +30,8 @@ class Reporter:
         results = write_reports(evaluation)
         if self.boards:
             if unit.suite not in self._drawn:
-                self._drawn[unit.suite] = Board(self.boards / f"eval-{unit.suite}")
+                recipe = RunFolder(self.boards.parent).recipe
+                self._drawn[unit.suite] = Board(self.boards / f"eval-{unit.suite}", recipe)
             done = [row for row in results["rows"] if row["complete"]]
             self._drawn[unit.suite].draw(evaluation, done)
         return Result(results=results)

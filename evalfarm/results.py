@@ -4,46 +4,35 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from cluster.run_folder import read_json
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import NO_ROWS, Checkpoint, Rows
-from evalfarm.metrics.base import column_key
+from evalfarm.metrics.base import Metric, column_key
+from evalfarm.summary import PARTS, Summaries
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
-    """All results of a suite, as results.json holds them. A function of the ledger alone."""
-    suite, ledger = evaluation.suite, evaluation.ledger
+    """All results of a suite, as results.json holds them. A function of the ledger alone.
+
+    The results.json that is there only spares work.
+    """
+    suite = evaluation.suite
     references = _reference_rows(evaluation)
+    path = evaluation.folder / "results.json"
+    summaries = Summaries(read_json(path) if path.is_file() else None)
     return {
         "suite": suite.name,
         "digest": suite.digest,
         "columns": _columns(evaluation),
         "absent": evaluation.absent,
         "references": {spec: len(rows) for spec, rows in references.items()},
+        "references_checkpoint": evaluation.references and evaluation.references.checkpoint,
         "rows": [
-            _row(evaluation, checkpoint, references) for checkpoint in ledger.checkpoints("weights")
+            _row(evaluation, checkpoint, references, summaries)
+            for checkpoint in evaluation.ledger.checkpoints("weights")
         ],
-    }
-
-
-def verdict(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of each step's export that is scored whole, as verdict.json holds them.
-
-    By metric: `values` by step, and `higher_is_better`. A trainer reads them.
-    """
-    rows = [row for row in results["rows"] if row["complete"] and row["step"] is not None]
-    return {
-        "suite": results["suite"],
-        "metrics": {
-            column["key"]: {
-                "higher_is_better": column["higher_is_better"],
-                "values": {
-                    str(row["step"]): row["values"][column["key"]]
-                    for row in rows
-                    if column["key"] in row["values"]
-                },
-            }
-            for column in results["columns"]
-        },
     }
 
 
@@ -67,35 +56,79 @@ def _columns(evaluation: Evaluation) -> list[dict[str, Any]]:
             "unit": column.unit,
             "higher_is_better": column.higher_is_better,
             "decimals": column.decimals,
+            "headline": column.headline,
+            # Where its rows are in the ledger, for whoever reads that without the networks.
+            "metric": spec,
+            "rows": metric.rows,
+            "column": column.name,
         }
-        for metric in evaluation.metrics.values()
+        for spec, metric in evaluation.metrics.items()
         for column in metric.columns
     ]
 
 
 def _row(
-    evaluation: Evaluation, checkpoint: Checkpoint, references: Mapping[str, Rows]
+    evaluation: Evaluation,
+    checkpoint: Checkpoint,
+    references: Mapping[str, Rows],
+    summaries: Summaries,
 ) -> dict[str, Any]:
-    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
-    values: dict[str, float] = {}
+    rests_on: dict[str, str] = {}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    groups: dict[str, dict[str, float]] = {}
     for spec, metric in evaluation.metrics.items():
         rows = evaluation.ledger.rows(checkpoint.checkpoint, evaluation.rows[spec])
-        if len(rows):
-            numbers = metric.summarize(rows, references.get(spec, NO_ROWS))
-            values |= {
-                column_key(metric, column): numbers[column.name]
-                for column in metric.columns
-                if column.name in numbers
-            }
+        summary = summaries.of(metric, rows, references.get(spec, NO_ROWS))
+        rests_on[spec] = summary.rests_on
+        for part in PARTS:
+            parts[part] |= getattr(summary, part)
+        for group, values in _group_means(evaluation, metric, rows).items():
+            groups.setdefault(group, {}).update(values)
     return {
         "name": checkpoint.name,
         "step": checkpoint.step,
         "checkpoint": checkpoint.checkpoint,
-        "values": values,
+        **parts,
+        "rests_on": rests_on,
         **_counts(evaluation, checkpoint),
-        "errors": sorted(
-            {p.error for p in pictures if p.error} | _score_errors(evaluation, checkpoint)
-        ),
+        "groups": _groups(evaluation, checkpoint, groups),
+        **_remarks(evaluation, checkpoint),
+    }
+
+
+def _group_means(evaluation: Evaluation, metric: Metric, rows: Rows) -> dict[str, dict[str, float]]:
+    """By group of prompts, the columns that are means."""
+    groups = np.array([prompt.group for prompt in evaluation.suite.prompts])[rows.prompts]
+    return {
+        group: {
+            column_key(metric, column): float(
+                np.mean(rows.numbers[column.mean_of][groups == group])
+            )
+            for column in metric.columns
+            if column.mean_of
+        }
+        for group in dict.fromkeys(groups.tolist())
+        if group
+    }
+
+
+def _groups(
+    evaluation: Evaluation, checkpoint: Checkpoint, values: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """The groups' means, with the pictures that they rest on."""
+    suite = evaluation.suite
+    expected = Counter(
+        suite.prompts[item.prompt].group
+        for item in suite.items()
+        if not suite.prompts[item.prompt].filler
+    )
+    scored = Counter(
+        suite.prompts[prompt].group for prompt, _ in _scored_by_all(evaluation, checkpoint)
+    )
+    return {
+        group: {"n_expected": n, "n_scored": scored[group], "values": values.get(group, {})}
+        for group, n in expected.items()
+        if group
     }
 
 
@@ -104,11 +137,9 @@ def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
     prompts = evaluation.suite.prompts
     pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
     metrics = set(evaluation.rows.values())
-    looked_at, scored = 0, Counter[tuple[int, int]]()
-    for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint):
-        if metric in metrics:
-            looked_at += 1
-            scored[prompt, sample] += status == "ok"
+    looked_at = sum(
+        metric in metrics for _, _, metric, _ in evaluation.ledger.scored(checkpoint.checkpoint)
+    )
     n_made = sum(p.status == "ok" for p in pictures if not prompts[p.prompt].filler)
     items = evaluation.suite.items()
     all_looked_at = looked_at == n_made * len(metrics)
@@ -116,9 +147,28 @@ def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
         "complete": len(pictures) == len(items) and all_looked_at and evaluation.has_references,
         "n_expected": sum(not prompts[item.prompt].filler for item in items),
         "n_made": n_made,
-        "n_scored": sum(count == len(metrics) for count in scored.values()),
+        "n_scored": len(_scored_by_all(evaluation, checkpoint)),
     }
 
 
-def _score_errors(evaluation: Evaluation, checkpoint: Checkpoint) -> set[str]:
-    return {score.error for score in evaluation.ledger.scores(checkpoint.checkpoint) if score.error}
+def _scored_by_all(evaluation: Evaluation, checkpoint: Checkpoint) -> set[tuple[int, int]]:
+    """Prompt and sample of the pictures that every metric could score."""
+    metrics = set(evaluation.rows.values())
+    scored = Counter(
+        (prompt, sample)
+        for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint)
+        if metric in metrics and status == "ok"
+    )
+    return {picture for picture, count in scored.items() if count == len(metrics)}
+
+
+def _remarks(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What went wrong, and how many pictures have which note."""
+    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
+    looks = evaluation.ledger.looks(checkpoint.checkpoint)
+    return {
+        "notes": dict(sorted(Counter(p.note for p in pictures if p.note).items())),
+        "errors": sorted(
+            {p.error for p in pictures if p.error} | {s.error for s in looks if s.error}
+        ),
+    }

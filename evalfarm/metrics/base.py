@@ -35,6 +35,8 @@ class Column:
     decimals: int = 3
     mean_of: str | None = None
     """The number of each picture that this is the mean of; None: it is made of the whole set."""
+    headline: bool = True
+    """Whether a table of text has room for it; the report and the curves show all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,9 @@ class Metric(ABC):
     """What its summary reports; the modes of one metric may differ in it."""
     references: ClassVar[Literal["none", "set", "pairs"]] = "none"
     """Whether it compares with a set of real pictures, or each picture with one."""
+    resamples: ClassVar[int] = 200
+    """How often a column made of the whole set is computed anew for its interval. At 200 the
+    standard error is known to 5 %, at 20 to 16 %. Few where once costs seconds; 0 gives none."""
 
     def __init__(self, mode: str, networks: NetworksConfig) -> None:
         self.mode = mode

@@ -28,6 +28,7 @@ class FdDinov2(Metric):
         ),
     )
     references = "set"
+    resamples = 20  # a second each, of 10,000 pictures
 
     def absent(self) -> str | None:
         """Absent without a DINOv2."""

@@ -27,9 +27,17 @@ class InceptionScore(Metric):
     """Mean and spread of the score over ten parts."""
 
     modes = ("tf", "clean", "torch")
+    resamples = 20
     columns = (
         Column(name="score", title="IS", unit="score", higher_is_better=True, decimals=2),
-        Column(name="std", title="IS std", unit="score", higher_is_better=False, decimals=2),
+        Column(
+            name="std",
+            title="IS std",
+            unit="score",
+            higher_is_better=False,
+            decimals=2,
+            headline=False,
+        ),
     )
 
     def absent(self) -> str | None:

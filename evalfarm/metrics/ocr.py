@@ -39,13 +39,14 @@ from evalfarm.metrics.reading import (
 from trainer.models.ocr import Line, OcrReader, missing_ocr, ocr_name
 
 
-def _share(name: str, title: str, *, mean: bool = False) -> Column:
+def _share(name: str, title: str, *, mean: bool = False, headline: bool = True) -> Column:
     return Column(
         name=name,
         title=title,
         unit="share",
         higher_is_better=True,
         mean_of=name if mean else None,
+        headline=headline,
     )
 
 
@@ -60,11 +61,11 @@ class Ocr(Metric):
         _share("f1", "OCR F1"),
         _share("accuracy", "OCR acc", mean=True),
         _share("ned", "NED", mean=True),
-        _share("micro_precision", "OCR micro P"),
-        _share("micro_recall", "OCR micro R"),
-        _share("micro_f1", "OCR micro F1"),
-        _share("sentence_accuracy", "Sentence acc"),
-        Column(name="cer", title="CER", unit="share", higher_is_better=False),
+        _share("micro_precision", "OCR micro P", headline=False),
+        _share("micro_recall", "OCR micro R", headline=False),
+        _share("micro_f1", "OCR micro F1", headline=False),
+        _share("sentence_accuracy", "Sentence acc", headline=False),
+        Column(name="cer", title="CER", unit="share", higher_is_better=False, headline=False),
     )
 
     def absent(self) -> str | None:

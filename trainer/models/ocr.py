@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ class OcrReader:
         ]
 
 
+@cache
 def ocr_name() -> str:
-    """The name that these weights bear in metrics."""
+    """The name that these weights bear in metrics; they are read once a process."""
     return f"ppocrv6-small@{files_digest(_onnx(name) for name in ONNX_FILES)[:SHORT]}"
 
 

@@ -36,31 +36,49 @@ def ocr_key(evaluation: Evaluation, name: str) -> str:
     return next(column_key(metric, column) for column in metric.columns if column.name == name)
 
 
-def write_checkpoint(evaluation: Evaluation, step: int, accuracies: list[float | None]) -> None:
+def write_checkpoint(
+    evaluation: Evaluation,
+    step: int,
+    accuracies: Sequence[float | None],
+    digest: str | None = None,
+) -> None:
     """Rows of one checkpoint: an accuracy each, None for a picture that failed."""
     checkpoint = Checkpoint(
-        checkpoint=f"{step:064d}", kind="weights", step=step, name=f"step {step}", path="p"
+        checkpoint=digest or f"{step:064d}",
+        kind="weights",
+        step=step,
+        name=f"step {step}",
+        path="p",
     )
     evaluation.ledger.add_checkpoint(checkpoint)
+    pictures, scores = [], []
     for prompt, accuracy in enumerate(accuracies):
-        picture = {"checkpoint": checkpoint.checkpoint, "prompt": prompt, "sample": 0}
+        place = {"checkpoint": checkpoint.checkpoint, "prompt": prompt, "sample": 0}
         if accuracy is None:
-            evaluation.ledger.commit([Picture(**picture, status="failed", error="it broke")])
+            pictures.append(Picture(**place, status="failed", error="it broke"))
             continue
         file = f"images/{step}/{prompt}.png"
         path = evaluation.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (96, 32), (step % 256, prompt, 0)).save(path)
-        counts = ("words_right", "words_read", "sentence_right", "character_errors")
-        names = ("precision", "recall", "accuracy", "ned", *counts)
-        score = Score(
-            **picture,
-            metric=evaluation.metrics["ocr"].rows,
-            status="ok",
-            numbers=dict.fromkeys(names, accuracy) | {"words_asked": 1, "characters_asked": 3},
-            detail={"read": f"read <{prompt}>"},
+        pictures.append(Picture(**place, status="ok", file=file))
+        scores.append(
+            Score(
+                **place,
+                metric=evaluation.metrics["ocr"].rows,
+                status="ok",
+                numbers=_numbers(accuracy),
+                detail={"read": f"read <{prompt}>"},
+            )
         )
-        evaluation.ledger.commit([Picture(**picture, status="ok", file=file)], [score])
+    evaluation.ledger.commit(pictures, scores)
+
+
+def _numbers(accuracy: float) -> dict[str, float]:
+    """What OCR would say of a picture that shows one word of three characters so well."""
+    shares = ("precision", "recall", "accuracy", "ned", "words_right", "sentence_right")
+    counts = {"words_read": 1.0, "words_asked": 1.0, "characters_asked": 3.0}
+    return {**dict.fromkeys(shares, accuracy), **counts, "character_errors": 3 * (1 - accuracy)}
 
 
 def rows_of(

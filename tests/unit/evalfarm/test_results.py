@@ -1,14 +1,19 @@
 """Results: counted from the ledger, with nothing missing unseen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.results import summarize, verdict
-from tests.unit.evalfarm.conftest import ocr_key, write_checkpoint
+from evalfarm.report import write_reports
+from evalfarm.results import summarize
+from evalfarm.suite import Prompt
+from evalfarm.verdict import verdict
+from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
 
 
@@ -44,7 +49,7 @@ def test_a_trainer_reads_of_each_metric_what_whole_checkpoints_scored(
     for step, scores in ((10, [1.0, 0.0, 0.5]), (20, [1.0, 1.0, None]), (30, [1.0, 1.0])):
         write_checkpoint(evaluation, step, scores)
     run = RunFolder(tmp_path)
-    write_json(run.verdict("tiny"), verdict(summarize(evaluation)))
+    write_json(run.verdict("tiny"), verdict(evaluation, summarize(evaluation)))
     series = read_series(run, "tiny/ocr_accuracy", {})
     assert series.values == {10: 0.5, 20: 1.0}  # step 30 is not done
     assert series.higher_is_better
@@ -59,9 +64,9 @@ def test_the_table_says_which_end_is_better_and_how_many_were_scored(
     head, first, second, *notes = results_table(summarize(evaluation)).splitlines()
     assert head.split("  ")[-1].strip() == "n"
     assert "OCR acc ↑" in head
-    assert first.split() == ["step", "0", *["0.000"] * 10, "3"]
+    assert first.split() == ["step", "0", *["0.000"] * 5, "3"]
     means, micro, sentences = ["0.750"] * 5, ["1.000", "0.750", "0.857"], ["0.750", "0.250"]
-    assert second.split() == ["step", "10", *means, *micro, *sentences, "2/3"]
+    assert second.split() == ["step", "10", *["0.750"] * 5, "2/3"]
     assert "step 10: it broke" in notes
 
 
@@ -92,3 +97,55 @@ def test_means_do_not_depend_on_the_order_of_commits(
     (row,) = summarize(evaluation)["rows"]
     key = ocr_key(evaluation, "accuracy")
     assert row["values"][key] == pytest.approx(sum(values) / 3)
+
+
+def test_intervals_stand_beside_the_numbers(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 0, [0.0, 0.0, 0.0])
+    write_checkpoint(evaluation, 10, [1.0, 0.0, 0.5])
+    still, moved = summarize(evaluation)["rows"]
+    key = ocr_key(evaluation, "accuracy")
+    assert still["intervals"] == {}  # nothing varied
+    reach = 4.30265 * 0.5 / 3**0.5  # t(2) s / √3
+    assert moved["intervals"][key] == pytest.approx([0.5 - reach, 0.5 + reach], rel=1e-4)
+    assert "0.500±1.242" in results_table(summarize(evaluation), intervals=True)
+    assert set(moved["intervals"]) == set(moved["values"])
+    assert moved["n"][key] == 3
+
+
+def test_groups_have_means_and_counts_of_their_own(tmp_path: Path) -> None:
+    prompts = [Prompt(text=f"'{n}'", group=g) for n, g in enumerate(("short", "long", "long", ""))]
+    prompts.append(Prompt(text="to fill the grid", group="long", filler=True))
+    suite = replace(SUITE, prompts=tuple(prompts), metrics=("ocr",))
+    evaluation = Evaluation(suite, EvalConfig(), tmp_path / "grouped")
+    write_checkpoint(evaluation, 10, [1.0, 0.25, None, 0.0])
+    groups = summarize(evaluation)["rows"][0]["groups"]
+    key = ocr_key(evaluation, "accuracy")
+    assert {name: group["values"][key] for name, group in groups.items()} == {
+        "short": 1.0,
+        "long": 0.25,
+    }
+    assert (groups["long"]["n_expected"], groups["long"]["n_scored"]) == (2, 1)
+    assert ocr_key(evaluation, "f1") not in groups["long"]["values"]  # it is no mean
+
+
+def test_notes_on_pictures_are_counted(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0, 1.0])
+    evaluation.ledger._db.execute("UPDATE pictures SET note = 'all black' WHERE prompt < 2")
+    assert summarize(evaluation)["rows"][0]["notes"] == {"all black": 2}
+
+
+def test_results_that_are_there_spare_work_but_never_outlive_their_rows(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 0.0, 0.5])
+    results = write_reports(evaluation)
+    looked: list[int] = []
+    metric = type(evaluation.metrics["ocr"])
+    summary = metric.summarize
+    monkeypatch.setattr(metric, "summarize", lambda *given: looked.append(1) or summary(*given))
+    assert summarize(evaluation) == results
+    assert looked == []
+    evaluation.ledger._db.execute("DELETE FROM scores WHERE prompt = 0")
+    (row,) = summarize(evaluation)["rows"]
+    assert row["values"][ocr_key(evaluation, "accuracy")] == 0.25
+    assert looked
