@@ -8,7 +8,7 @@ import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import EvalConfig
 from evalfarm.ledger import Checkpoint, Ledger, Picture
 from evalfarm.metrics.base import Metric, get
-from evalfarm.references import picture_names, references_digest
+from evalfarm.references import RealPictures
 from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
 from trainer.models.digest import weights_digest
@@ -87,16 +87,17 @@ class Evaluation:
         if metric.references == "pairs" and not any(p.target for p in self.suite.prompts):
             return f"suite {self.suite.name} names no real picture for each prompt"
         if metric.references == "set":
-            source = self._real_pictures
-            if source is None:
+            if self._real_pictures is None:
                 return "no real pictures: set eval.references to a tar or folder of them"
-            if not source.exists():
-                return f"the real pictures {source} do not exist"
+            if self._real_pictures.missing:
+                return f"the real pictures {self._real_pictures.missing} do not exist"
         return metric.absent()
 
     @property
-    def _real_pictures(self) -> Path | None:
-        return self.suite.references or self.config.references
+    def _real_pictures(self) -> RealPictures | None:
+        if self.suite.references or self.config.references is None:
+            return self.suite.references
+        return RealPictures(self.config.references)
 
     def _generate(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Generate:
         return Generate(
@@ -153,18 +154,18 @@ class Evaluation:
         if source is None or not any(m.references == "set" for m in self.metrics.values()):
             return None
         checkpoint = Checkpoint(
-            checkpoint=references_digest(source),
+            checkpoint=source.digest(),
             kind="references",
             step=None,
-            name=source.name,
-            path=str(source),
+            name=source.path.name,
+            path=str(source.path),
         )
         self.ledger.add_checkpoint(checkpoint)
         self.ledger.commit(
             Picture(
                 checkpoint=checkpoint.checkpoint, prompt=number, sample=0, status="ok", file=name
             )
-            for number, name in enumerate(picture_names(source))
+            for number, name in enumerate(source.names())
         )
         return checkpoint
 

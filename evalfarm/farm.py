@@ -33,7 +33,7 @@ from evalfarm.ledger import Checkpoint
 from evalfarm.report import write_reports
 from evalfarm.results import summarize
 from evalfarm.score import Scorer
-from evalfarm.suite import load_suite
+from evalfarm.suite_files import load_suite
 from evalfarm.work import Look, Unit
 
 log = logging.getLogger(__name__)

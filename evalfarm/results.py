@@ -80,6 +80,8 @@ def _row(
     values: dict[str, float] = {}
     for spec, metric in evaluation.metrics.items():
         rows = evaluation.ledger.rows(checkpoint.checkpoint, metric.rows)
+        if metric.references == "set":
+            rows = rows.take(evaluation.suite.has_real[rows.prompts])
         if len(rows):
             numbers = metric.summarize(rows, references.get(spec, NO_ROWS))
             values |= {

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.suite import Suite, load_suite
+from evalfarm.suite import Suite
+from evalfarm.suite_files import load_suite
 from trainer.data.words import word_list
 
 
