@@ -3,6 +3,7 @@
     python -m evalfarm watch --run runs/mini
     python -m evalfarm score --suite mini --model assets/mini exports/step-00000160 --out scores
     python -m evalfarm report --run runs/mini
+    python -m evalfarm suites
 
 With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.
 Without, one is started on this machine and ended with the farm.
@@ -11,6 +12,7 @@ Without, one is started on this machine and ended with the farm.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster.config import absolute_paths, build, describe, read_yaml, set_key
 from cluster.program import run_program
@@ -23,7 +25,7 @@ from evalfarm.config import EvalConfig
 def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
-    commands = {"watch": _watch, "score": _score, "report": _report}
+    commands = {"watch": _watch, "score": _score, "report": _report, "suites": _suites}
     commands[arguments.command](arguments)
     return 0
 
@@ -44,14 +46,16 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, nargs="+", required=True, help="exports or diffusers folders"
     )
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
-    score.add_argument(
-        "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
-    )
-    score.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
-    )
     report = commands.add_parser("report", help="print a run's results")
     report.add_argument("--run", type=Path, required=True, help="the run folder")
+    suites = commands.add_parser("suites", help="show what suites there are, and what they lack")
+    for command in (score, suites):
+        command.add_argument(
+            "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
+        )
+        command.add_argument(
+            "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
+        )
     return parser
 
 
@@ -68,11 +72,7 @@ def _watch(arguments: argparse.Namespace) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
-    section["suites"] = arguments.suite
-    for assignment in arguments.set:
-        set_key(section, assignment)
-    config = absolute_paths(build(EvalConfig, section, "eval"))
+    config = _config(arguments, suites=arguments.suite)
     missing = [str(model) for model in arguments.model if not model.exists()]
     if missing:
         raise ValueError(f"there is no model at {', '.join(missing)}")
@@ -82,6 +82,21 @@ def _score(arguments: argparse.Namespace) -> None:
     models = [model.absolute() for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
+
+
+def _suites(arguments: argparse.Namespace) -> None:
+    from evalfarm.suite_files import suite_names
+    from evalfarm.suite_table import suite_table
+
+    print(suite_table(suite_names(), _config(arguments)))
+
+
+def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:
+    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
+    section |= keys
+    for assignment in arguments.set:
+        set_key(section, assignment)
+    return absolute_paths(build(EvalConfig, section, "eval"))
 
 
 def _report(arguments: argparse.Namespace) -> None:
