@@ -43,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score any models")
     score.add_argument("--suite", nargs="+", required=True, help="names or YAML files of suites")
     score.add_argument(
-        "--model", type=Path, nargs="+", required=True, help="exports or diffusers folders"
+        "--model",
+        nargs="+",
+        required=True,
+        help="exports, diffusers folders, single files, hub names in the cache, or adapters and "
+        "their base: ADAPTERS@BASE",
     )
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
     report = commands.add_parser("report", help="print a run's results")
@@ -73,13 +77,11 @@ def _watch(arguments: argparse.Namespace) -> None:
 
 def _score(arguments: argparse.Namespace) -> None:
     config = _config(arguments, suites=arguments.suite)
-    missing = [str(model) for model in arguments.model if not model.exists()]
-    if missing:
-        raise ValueError(f"there is no model at {', '.join(missing)}")
     prepare_environment()
     from evalfarm.farm import score
+    from trainer.models.named import find_named
 
-    models = [model.absolute() for model in arguments.model]
+    models = [find_named(model) for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
 

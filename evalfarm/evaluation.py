@@ -11,7 +11,7 @@ from evalfarm.metrics.base import Metric, get
 from evalfarm.references import RealPictures
 from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
-from trainer.models.digest import weights_digest
+from trainer.models.named import named_digest, weights_of
 
 GENERATORS, SCORERS = "generators", "scorers"
 REAL = Prompt(text="")
@@ -33,10 +33,11 @@ class Evaluation:
         self.ledger = Ledger(folder / "ledger.sqlite", suite.name, self._digest)
         self.references = self._add_references()
 
-    def add_checkpoint(self, path: Path, step: int | None, name: str) -> Checkpoint:
-        """Take a set of weights into the plan."""
+    def add_checkpoint(self, path: str | Path, step: int | None, name: str) -> Checkpoint:
+        """Take a set of weights into the plan; `path` as in `find_named`."""
+        path = str(path)
         checkpoint = Checkpoint(
-            checkpoint=weights_digest(path), kind="weights", step=step, name=name, path=str(path)
+            checkpoint=named_digest(path), kind="weights", step=step, name=name, path=path
         )
         self.ledger.add_checkpoint(checkpoint)
         return checkpoint
@@ -105,7 +106,7 @@ class Evaluation:
             checkpoint=checkpoint.checkpoint,
             path=checkpoint.path,
             folder=self.folder,
-            subfolder=f"{Path(checkpoint.path).name}-{checkpoint.checkpoint[:8]}",
+            subfolder=picture_folder(checkpoint),
             sampling=self.suite.sampling,
             items=tuple(items),
         )
@@ -168,6 +169,11 @@ class Evaluation:
             for number, name in enumerate(source.names())
         )
         return checkpoint
+
+
+def picture_folder(checkpoint: Checkpoint) -> str:
+    """The folder of a checkpoint's pictures below `images`."""
+    return f"{Path(weights_of(checkpoint.path)).name}-{checkpoint.checkpoint[:8]}"
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

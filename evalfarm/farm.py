@@ -6,7 +6,7 @@ It can be killed and started again at any moment: what is left to do follows fro
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from evalfarm.results import summarize
 from evalfarm.score import Scorer
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Look, Unit
+from trainer.models.named import NamedModel
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class Farm:
         for evaluation in self.evaluations:
             self._submit(evaluation, evaluation.reference_units())
 
-    def add(self, path: Path, step: int | None, name: str) -> None:
-        """Score a set of weights by every suite."""
+    def add(self, path: str | Path, step: int | None, name: str) -> None:
+        """Score a set of weights by every suite; `path` as in `find_named`."""
         for evaluation in self.evaluations:
             checkpoint = evaluation.add_checkpoint(path, step, name)
             self._checkpoints[evaluation.suite.name, checkpoint.checkpoint] = checkpoint
@@ -139,11 +140,13 @@ def watch(config: EvalConfig, run: RunFolder) -> None:
             farm.work()
 
 
-def score(config: EvalConfig, models: list[Path], out: Path) -> list[dict[str, Any]]:
+def score(config: EvalConfig, models: Sequence[NamedModel], out: Path) -> list[dict[str, Any]]:
     """Score any models, not only a run's exports; the results of each suite."""
+    names = [model.name for model in models]
     with _farm(config, out, boards=None) as farm:
         for model in models:
-            farm.add(model, step=None, name=model.name)
+            name = model.name if names.count(model.name) == 1 else model.path
+            farm.add(model.path, step=None, name=name)
         while not farm.idle:
             farm.work()
         return [summarize(evaluation) for evaluation in farm.evaluations]
