@@ -50,9 +50,9 @@ def find_named(named: str) -> NamedModel:
     adapters = _adapters_in(path)
     if adapters:
         return _with_base(path, adapters, under)
-    if not path.is_file():
+    source = find_model(weights, under or None) if path.is_file() else find_model(weights)
+    if not source.is_file:
         _check_alone(weights, under)
-    source = find_model(weights, under or None)
     parts = [source.weights, *([source.config] if source.is_file else [])]
     name = path.name if path.exists() else weights
     return NamedModel(path=_joined(parts), name=name, source=source)
