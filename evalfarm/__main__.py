@@ -72,6 +72,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from evalfarm.farm import watch
 
+    _check_suites(config)
     watch(config, run)
 
 
@@ -81,6 +82,7 @@ def _score(arguments: argparse.Namespace) -> None:
     from evalfarm.farm import score
     from trainer.models.named import find_named
 
+    _check_suites(config)
     models = [find_named(model) for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
@@ -91,6 +93,14 @@ def _suites(arguments: argparse.Namespace) -> None:
     from evalfarm.suite_table import suite_table
 
     print(suite_table(suite_names(), _config(arguments)))
+
+
+def _check_suites(config: EvalConfig) -> None:
+    """ValueError if prompts are missing, said before Ray is started."""
+    from evalfarm.suite_files import load_suite
+
+    for name in config.suites:
+        load_suite(name, config.suite_data)
 
 
 def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:

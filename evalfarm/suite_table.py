@@ -43,7 +43,10 @@ def _row(config: SuiteConfig, suite: Suite | None) -> tuple[str, ...]:
 
 
 def _lacking_metrics(suite: SuiteConfig, config: EvalConfig) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
     for spec in suite.metrics:
         reason = get(spec, config.networks).absent()
         if reason:
-            yield f"suite {suite.name}: {spec} is absent: {reason}"
+            by_reason.setdefault(reason, []).append(spec)
+    for reason, specs in by_reason.items():
+        yield f"suite {suite.name}: without {', '.join(specs)}: {reason}"
