@@ -2,6 +2,7 @@
 
     python -m evalfarm watch --run runs/mini
     python -m evalfarm score --suite mini --model assets/mini exports/step-00000160 --out scores
+    python -m evalfarm status --run runs/mini
     python -m evalfarm report --run runs/mini
     python -m evalfarm suites
 
@@ -20,12 +21,19 @@ from cluster.ray_cluster import prepare_environment
 from cluster.run_folder import RunFolder, read_json
 from cluster.table import results_table
 from evalfarm.config import EvalConfig
+from evalfarm.progress import progress_lines, read_progress
 
 
 def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
-    commands = {"watch": _watch, "score": _score, "report": _report, "suites": _suites}
+    commands = {
+        "watch": _watch,
+        "score": _score,
+        "status": _status,
+        "report": _report,
+        "suites": _suites,
+    }
     commands[arguments.command](arguments)
     return 0
 
@@ -50,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         "their base: ADAPTERS@BASE",
     )
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
+    status = commands.add_parser("status", help="how far a farm is, wherever it runs")
+    status.add_argument("--run", type=Path, required=True, help="the run folder")
     report = commands.add_parser("report", help="print a run's results")
     report.add_argument("--run", type=Path, required=True, help="the run folder")
     suites = commands.add_parser("suites", help="show what suites there are, and what they lack")
@@ -95,6 +105,14 @@ def _suites(arguments: argparse.Namespace) -> None:
     print(suite_table(suite_names(), _config(arguments)))
 
 
+def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:
+    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
+    section |= keys
+    for assignment in arguments.set:
+        set_key(section, assignment)
+    return absolute_paths(build(EvalConfig, section, "eval"))
+
+
 def _check_suites(config: EvalConfig) -> None:
     """ValueError if prompts are missing, said before Ray is started."""
     from evalfarm.suite_files import load_suite
@@ -103,12 +121,14 @@ def _check_suites(config: EvalConfig) -> None:
         load_suite(name, config.suite_data)
 
 
-def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:
-    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
-    section |= keys
-    for assignment in arguments.set:
-        set_key(section, assignment)
-    return absolute_paths(build(EvalConfig, section, "eval"))
+def _status(arguments: argparse.Namespace) -> None:
+    run = RunFolder.existing(arguments.run)
+    progress = read_progress(run.evaluations)
+    if not progress:
+        raise ValueError(
+            f"no farm has begun with {run.root}: `python -m evalfarm watch` starts one"
+        )
+    print("\n".join(progress_lines(progress)))
 
 
 def _report(arguments: argparse.Namespace) -> None:

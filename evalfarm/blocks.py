@@ -4,13 +4,14 @@ In each block the picture of a prompt stands at the top left, and three fillers 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from cluster.run_folder import write_bytes
+from evalfarm.evaluation import Evaluation, picture_folder
 from evalfarm.ledger import Picture
 from evalfarm.references import picture_names
 from evalfarm.suite import Suite
@@ -22,25 +23,25 @@ GAP_PX = 8
 NOT_THERE = "gray"
 
 
-def write_block_grid(
-    suite: Suite, folder: Path, subfolder: str, pictures: Sequence[Picture]
-) -> Path | None:
-    """Write grids/SUBFOLDER.png below a suite's folder; None if the suite has no blocks.
-
-    `pictures` are all those of a checkpoint, in the order of the suite.
-    """
-    if suite.blocks is None:
-        return None
-    path = folder / "grids" / f"{subfolder}.png"
-    path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    block_grid(suite, folder, pictures).save(buffer, "png")
-    write_bytes(path, buffer.getvalue())
-    return path
+def write_block_grids(evaluation: Evaluation, checkpoints: Container[str]) -> None:
+    """Write grids/CHECKPOINT.png for each of these that has none, if the suite has blocks."""
+    if evaluation.suite.blocks is None:
+        return
+    for checkpoint in evaluation.ledger.checkpoints("weights"):
+        path = evaluation.folder / "grids" / f"{picture_folder(checkpoint)}.png"
+        if checkpoint.checkpoint in checkpoints and not path.exists():
+            pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
+            buffer = io.BytesIO()
+            block_grid(evaluation.suite, evaluation.folder, pictures).save(buffer, "png")
+            path.parent.mkdir(exist_ok=True)
+            write_bytes(path, buffer.getvalue())
 
 
 def block_grid(suite: Suite, folder: Path, pictures: Sequence[Picture]) -> Image.Image:
-    """A block for each prompt's first picture, RGB. What failed leaves its place grey."""
+    """A block for each prompt's first picture, RGB. What failed leaves its place grey.
+
+    `pictures` are all those of a checkpoint, in the order of the suite.
+    """
     assert suite.blocks is not None
     shown = [p for p in pictures if p.sample == 0]
     asked = [_file(folder, p) for p in shown if not suite.prompts[p.prompt].filler]

@@ -13,14 +13,16 @@ from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
 from trainer.models.named import named_digest, weights_of
 
-GENERATORS, SCORERS = "generators", "scorers"
+GENERATORS, SCORERS, REPORTERS = "generators", "scorers", "reporters"
 REAL = Prompt(text="")
 
 
 class Evaluation:
     """A suite's plan and record. What is done it asks the ledger: it can be made anew any time."""
 
-    def __init__(self, suite: Suite, config: EvalConfig, folder: Path) -> None:
+    def __init__(
+        self, suite: Suite, config: EvalConfig, folder: Path, *, read_only: bool = False
+    ) -> None:
         self.suite = suite
         self.config = config
         self.folder = folder
@@ -30,8 +32,13 @@ class Evaluation:
         """Why a metric of the suite cannot be measured here."""
         self.metrics = {spec: m for spec, m in metrics.items() if spec not in self.absent}
         """Those that can, as the suite names them."""
-        self.ledger = Ledger(folder / "ledger.sqlite", suite.name, self._digest)
-        self.references = self._add_references()
+        self.rows = {spec: metric.rows for spec, metric in self.metrics.items()}
+        """What the rows of each are called: asked once, since networks are digested for it."""
+        path = folder / "ledger.sqlite"
+        self.ledger = Ledger(path, suite.name, self._digest, read_only=read_only)
+        self.references = self._find_references()
+        if self.references and not read_only:
+            self._add_references(self.references)
 
     def add_checkpoint(self, path: str | Path, step: int | None, name: str) -> Checkpoint:
         """Take a set of weights into the plan; `path` as in `find_named`."""
@@ -67,8 +74,8 @@ class Evaluation:
         if isinstance(unit, Generate) and self.metrics:
             good = self._scorable(pictures)
             if good:
-                rows = {metric.rows: spec for spec, metric in self.metrics.items()}
-                yield SCORERS, self._look(unit.checkpoint, self.folder, good, rows, real=False)
+                specs = list(self.metrics)
+                yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
 
     @property
     def has_references(self) -> bool:
@@ -116,7 +123,7 @@ class Evaluation:
     ) -> Iterator[tuple[str, Unit]]:
         """Looks at the pictures that lack the score of any of these metrics."""
         folder = Path(checkpoint.path) if real else self.folder
-        rows = {self.metrics[spec].rows: spec for spec in specs}
+        rows = {self.rows[spec] for spec in specs}
         scored = {(p, s, metric) for p, s, metric, _ in self.ledger.scored(checkpoint.checkpoint)}
         lacking = [
             picture
@@ -124,7 +131,7 @@ class Evaluation:
             if any((picture.prompt, picture.sample, name) not in scored for name in rows)
         ]
         for some in _chunks(lacking, self.config.batch):
-            yield SCORERS, self._look(checkpoint.checkpoint, folder, some, rows, real=real)
+            yield SCORERS, self._look(checkpoint.checkpoint, folder, some, specs, real=real)
 
     def _scorable(self, pictures: Sequence[Picture]) -> list[Picture]:
         prompts = self.suite.prompts
@@ -135,40 +142,44 @@ class Evaluation:
         checkpoint: str,
         folder: Path,
         pictures: Sequence[Picture],
-        rows: dict[str, str],
+        specs: list[str],
         *,
         real: bool,
     ) -> Look:
+        by_rows = {self.rows[spec]: spec for spec in specs}  # one of those that share them
         return Look(
             suite=self.suite.name,
             checkpoint=checkpoint,
             folder=folder,
             pictures=tuple(pictures),
             prompts=tuple(REAL if real else self.suite.prompts[p.prompt] for p in pictures),
-            metrics=tuple((spec, name) for name, spec in rows.items()),
+            metrics=tuple((spec, rows) for rows, spec in by_rows.items()),
             real=real,
         )
 
-    def _add_references(self) -> Checkpoint | None:
-        """Take the real pictures into the plan, if a metric wants them."""
+    def _find_references(self) -> Checkpoint | None:
+        """The real pictures, if a metric wants them."""
         source = self._real_pictures
         if source is None or not any(m.references == "set" for m in self.metrics.values()):
             return None
-        checkpoint = Checkpoint(
+        return Checkpoint(
             checkpoint=source.digest(),
             kind="references",
             step=None,
             name=source.path.name,
             path=str(source.path),
         )
-        self.ledger.add_checkpoint(checkpoint)
+
+    def _add_references(self, references: Checkpoint) -> None:
+        """Take the real pictures into the plan."""
+        assert self._real_pictures
+        self.ledger.add_checkpoint(references)
         self.ledger.commit(
             Picture(
-                checkpoint=checkpoint.checkpoint, prompt=number, sample=0, status="ok", file=name
+                checkpoint=references.checkpoint, prompt=number, sample=0, status="ok", file=name
             )
-            for number, name in enumerate(source.names())
+            for number, name in enumerate(self._real_pictures.names())
         )
-        return checkpoint
 
 
 def picture_folder(checkpoint: Checkpoint) -> str:

@@ -3,17 +3,18 @@
 It can be killed and started again at any moment: what is left to do follows from the ledger.
 """
 
+import fcntl
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
+from cluster.exit_codes import MachineFault
 from cluster.ray_cluster import ray_cluster
 from cluster.run_folder import (
     BrokenFolder,
@@ -22,172 +23,245 @@ from cluster.run_folder import (
     read_json,
     read_manifest,
     verify,
-    write_json,
 )
-from evalfarm.board import Board
+from evalfarm.actors import start_pools, wait_for_room
 from evalfarm.config import EvalConfig
-from evalfarm.dispatch import Dispatcher, Pool
-from evalfarm.evaluation import GENERATORS, SCORERS, Evaluation
-from evalfarm.generate import Generator
+from evalfarm.dispatch import Dispatcher
+from evalfarm.evaluation import REPORTERS, Evaluation
 from evalfarm.ledger import Checkpoint
-from evalfarm.report import write_reports
-from evalfarm.results import summarize
-from evalfarm.score import Scorer
+from evalfarm.pool import Pool
+from evalfarm.progress import Progress, Speed, progress_display, write_progress
 from evalfarm.suite_files import load_suite
-from evalfarm.work import Look, Unit
+from evalfarm.work import Generate, Report, Result, Unit
+from evalfarm.work_log import WorkLog
 from trainer.models.named import NamedModel
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
+PROGRESS_EVERY_S = 0.5
 BASE_NAME = "base"
+
+
+@dataclass
+class Plan:
+    """What is to be done for a checkpoint, or for the real pictures, by one suite."""
+
+    checkpoint: Checkpoint
+    expected: int
+    """Pictures."""
+    to_make: int = 0
+    to_score: int = 0
+    told: bool = False
+    """Whether its results have been said."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to make or to score."""
+        return self.to_make == self.to_score == 0
+
+    def add(self, unit: Unit, sign: int) -> None:
+        """Count a unit that is to be done, or with -1 one that is done."""
+        if isinstance(unit, Generate):
+            self.to_make += sign * len(unit)
+        else:
+            self.to_score += sign * len(unit)
 
 
 class Farm:
     """Some suites over some checkpoints, on Ray."""
 
-    def __init__(self, config: EvalConfig, folder: Path, boards: Path | None) -> None:
-        """Results go below `folder`, curves below `boards`."""
+    def __init__(self, config: EvalConfig, folder: Path, pools: Sequence[Pool]) -> None:
+        """Results go below `folder`."""
         suites = [load_suite(name, config.suite_data) for name in config.suites]
-        self.evaluations = [Evaluation(suite, config, folder / suite.name) for suite in suites]
-        self.boards = {
-            suite.name: Board(boards / f"eval-{suite.name}") for suite in suites if boards
+        self.evaluations = {
+            suite.name: Evaluation(suite, config, folder / suite.name) for suite in suites
         }
-        self.dispatcher = _start_actors(config)
-        self._left: Counter[tuple[str, str]] = Counter()
-        self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
-        for evaluation in self.evaluations:
-            self._submit(evaluation, evaluation.reference_units())
+        self.log = WorkLog(folder / "work.jsonl")
+        self.dispatcher = Dispatcher(
+            pools,
+            self.log,
+            max_tries=config.max_tries,
+            timeout_s=config.unit_timeout_s,
+        )
+        self._plans: dict[tuple[str, str], Plan] = {}
+        self._speeds = {suite.name: Speed() for suite in suites}
+        self._reports: set[str] = set()
+        """Suites whose report is waited for."""
+        self._unsaid: set[str] = set()
+        """Suites whose progress is not written yet."""
+        self._said_s = 0.0
+        for evaluation in self.evaluations.values():
+            self._add_references(evaluation)
 
     def add(self, path: str | Path, step: int | None, name: str) -> None:
         """Score a set of weights by every suite; `path` as in `find_named`."""
-        for evaluation in self.evaluations:
+        for suite, evaluation in self.evaluations.items():
             checkpoint = evaluation.add_checkpoint(path, step, name)
-            self._checkpoints[evaluation.suite.name, checkpoint.checkpoint] = checkpoint
-            self._submit(evaluation, evaluation.units(checkpoint))
-            self._conclude(evaluation, checkpoint)
+            owner = (suite, checkpoint.checkpoint)
+            if owner in self._plans:  # the same weights under another name
+                self._plans[owner].told = False
+            else:
+                self._plans[owner] = Plan(checkpoint, len(evaluation.suite.items()))
+                self._submit(evaluation.units(checkpoint))
+            self._unsaid.add(suite)
+            self._conclude(suite)
+        self._say()
 
     @property
     def idle(self) -> bool:
-        """Whether all that was added is scored."""
+        """Whether all that was added is scored and told."""
         return self.dispatcher.idle
 
     def work(self, wait_s: float = WAIT_S) -> None:
         """Hand out work and commit what comes back within `wait_s` seconds."""
         for unit, result in self.dispatcher.finished(wait_s):
-            evaluation = self._evaluation(unit)
+            if isinstance(unit, Report):
+                self._tell(unit.suite, result)
+                continue
+            evaluation = self.evaluations[unit.suite]
             evaluation.ledger.commit(result.pictures, result.scores, result.worker)
-            self._submit(evaluation, evaluation.follow_up(unit, result.pictures))
-            self._left[_owner(unit)] -= 1
-            self._show_progress(evaluation)
-            for owner, checkpoint in self._checkpoints.items():
-                # What the references were waited for by, all of the suite's checkpoints.
-                if owner == _owner(unit) or (owner[0] == unit.suite and _is_real(unit)):
-                    self._conclude(evaluation, checkpoint)
+            self._plans[unit.suite, unit.checkpoint].add(unit, -1)
+            if isinstance(unit, Generate):
+                self._submit(evaluation.follow_up(unit, result.pictures))
+            else:
+                self._speeds[unit.suite].add(len(unit))
+            self._unsaid.add(unit.suite)
+            self._conclude(unit.suite)
+        self._say()
+
+    def check_told(self) -> None:
+        """MachineFault if there is no report of what was scored."""
+        untold = [suite for (suite, _), plan in self._plans.items() if not plan.told]
+        if untold:
+            raise MachineFault(f"{untold[0]} is scored, but its report could not be made")
 
     def close(self) -> None:
-        """Close ledgers and event files."""
-        for evaluation in self.evaluations:
+        """Close ledgers and the log."""
+        for evaluation in self.evaluations.values():
             evaluation.close()
-        for board in self.boards.values():
-            board.close()
+        self.log.close()
 
-    def _submit(self, evaluation: Evaluation, units: Iterable[tuple[str, Unit]]) -> None:
+    def _add_references(self, evaluation: Evaluation) -> None:
+        references = evaluation.references
+        if references:
+            suite = evaluation.suite.name
+            pictures = len(evaluation.ledger.pictures(references.checkpoint))
+            self._plans[suite, references.checkpoint] = Plan(references, pictures, told=True)
+            self._submit(evaluation.reference_units())
+
+    def _submit(self, units: Iterable[tuple[str, Unit]]) -> None:
         for pool, unit in units:
-            self._left[_owner(unit)] += 1
-            self.dispatcher.submit(pool, unit)
+            assert not isinstance(unit, Report)
+            plan = self._plans[unit.suite, unit.checkpoint]
+            plan.add(unit, 1)
+            # The newest first: that is what whoever watches the training waits for.
+            self.dispatcher.submit(pool, unit, rank=-(plan.checkpoint.step or 0))
 
-    def _conclude(self, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
-        """Publish the results once nothing is left to do for a checkpoint and the references."""
-        suite = evaluation.suite.name
-        owners = [(suite, checkpoint.checkpoint)]
-        if evaluation.references:
-            owners.append((suite, evaluation.references.checkpoint))
-        if any(self._left[owner] for owner in owners):
+    def _conclude(self, suite: str) -> None:
+        """Have the results told once nothing is left to do for a checkpoint and the references."""
+        plans = self._plans_of(suite)
+        if suite in self._reports or not all(p.is_done for p in plans if _is_real(p)):
             return
-        results = write_reports(evaluation)
-        done = [row for row in results["rows"] if row["complete"]]
-        if suite in self.boards:
-            self.boards[suite].draw(evaluation, done)
-        row = next(row for row in done if row["checkpoint"] == checkpoint.checkpoint)
-        log.info("%s: %s", suite, _line(results["columns"], row))
+        if any(plan.is_done and not plan.told for plan in plans):
+            self._reports.add(suite)
+            self.dispatcher.submit(REPORTERS, Report(suite=suite))
 
-    def _show_progress(self, evaluation: Evaluation) -> None:
-        suite = evaluation.suite.name
-        left = {
-            checkpoint.name: self._left[owner]
-            for owner, checkpoint in self._checkpoints.items()
-            if owner[0] == suite and self._left[owner]
-        }
-        write_json(evaluation.folder / "progress.json", {"time": time.time(), "units_left": left})
+    def _tell(self, suite: str, result: Result) -> None:
+        self._reports.discard(suite)
+        if result.error:
+            log.error("%s: no report: %s", suite, result.error)
+        results = result.results or {"columns": [], "rows": []}
+        for row in results["rows"]:
+            plan = self._plans.get((suite, row["checkpoint"]))
+            if plan and row["complete"] and not plan.told:
+                plan.told = True
+                log.info("%s: %s", suite, _line(results["columns"], row))
+        if results["rows"]:
+            self._conclude(suite)  # what became whole while this report was being made
 
-    def _evaluation(self, unit: Unit) -> Evaluation:
-        return next(e for e in self.evaluations if e.suite.name == unit.suite)
+    def _say(self) -> None:
+        """Write how far each suite is that has got on, not more often than can be read."""
+        now_s = time.monotonic()
+        if self._unsaid and (self.idle or now_s - self._said_s > PROGRESS_EVERY_S):
+            for suite in self._unsaid:
+                self._write_progress(suite)
+            self._unsaid.clear()
+            self._said_s = now_s
+
+    def _write_progress(self, suite: str) -> None:
+        plans = [plan for plan in self._plans_of(suite) if not _is_real(plan)]
+        progress: list[Progress] = [
+            {
+                "name": plan.checkpoint.name,
+                "expected": plan.expected,
+                "made": plan.expected - plan.to_make,
+                "scored": plan.expected - plan.to_make - plan.to_score,
+            }
+            for plan in plans
+        ]
+        write_progress(self.evaluations[suite].folder, progress, self._speeds[suite])
+
+    def _plans_of(self, suite: str) -> list[Plan]:
+        return [plan for owner, plan in self._plans.items() if owner[0] == suite]
 
 
 def watch(config: EvalConfig, run: RunFolder) -> None:
-    """Score every export of a run as it is published, until the run has ended and all is scored."""
-    with _farm(config, run.evaluations, run.tensorboard) as farm:
-        seen: set[Path] = set()
+    """Score the exports of a run as they are published, until the last one is scored."""
+    farm_here = _farm(config, run.evaluations, run.tensorboard)
+    with farm_here as farm, progress_display(run.evaluations) as show:
+        known: set[int] = set()
         while True:
-            ended = _has_ended(run)  # asked first: what is published later is found below
+            ended = _has_ended(run)
             for step, export in published_steps(run.exports):
-                if export not in seen:
-                    seen.add(export)
+                if step not in known:
+                    known.add(step)
                     _add_export(farm, step, export)
             if ended and farm.idle:
-                return
+                return farm.check_told()
             farm.work()
+            show()
 
 
 def score(config: EvalConfig, models: Sequence[NamedModel], out: Path) -> list[dict[str, Any]]:
     """Score any models, not only a run's exports; the results of each suite."""
     names = [model.name for model in models]
-    with _farm(config, out, boards=None) as farm:
+    with _farm(config, out, boards=None) as farm, progress_display(out) as show:
         for model in models:
             name = model.name if names.count(model.name) == 1 else model.path
             farm.add(model.path, step=None, name=name)
         while not farm.idle:
             farm.work()
-        return [summarize(evaluation) for evaluation in farm.evaluations]
+            show()
+        farm.check_told()
+        return [read_json(out / suite / "results.json") for suite in farm.evaluations]
 
 
 @contextmanager
 def _farm(config: EvalConfig, folder: Path, boards: Path | None) -> Iterator[Farm]:
     with ExitStack() as stack:
-        gpus = config.generators * config.gpus_per_generator if config.device == "cuda" else 0.0
+        stack.enter_context(_only_farm(folder))
         cpus = config.generators + config.scorers
         where = stack.enter_context(ray_cluster(cpus=cpus, gpus=torch.cuda.device_count()))
-        there = ray.cluster_resources()
-        if there.get("GPU", 0) < gpus or there.get("CPU", 0) < cpus:
-            raise ValueError(
-                f"the farm asks for {cpus} CPUs and {gpus:g} GPUs, Ray on {where} has "
-                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}: lower eval.generators and "
-                "eval.scorers, or set eval.device to cpu"
-            )
+        wait_for_room(config, where)
         log.info("Ray on %s", where)
-        farm = Farm(config, folder, boards)
+        farm = Farm(config, folder, start_pools(config, folder, boards))
         stack.callback(farm.close)
         yield farm
 
 
-def _start_actors(config: EvalConfig) -> Dispatcher:
-    gpus = config.gpus_per_generator if config.device == "cuda" else 0
-    generator = ray.remote(Generator).options(num_cpus=1, num_gpus=gpus)
-    scorer = ray.remote(Scorer).options(num_cpus=1, num_gpus=0)
-
-    def start_generator() -> Any:
-        return generator.remote(config.device, config.precision)
-
-    def start_scorer() -> Any:
-        return scorer.remote(config.networks)
-
-    starters: dict[str, tuple[Callable[[], Any], int]] = {
-        GENERATORS: (start_generator, config.generators),
-        SCORERS: (start_scorer, config.scorers),
-    }
-    pools = {name: Pool(start, size) for name, (start, size) in starters.items()}
-    return Dispatcher(pools, max_tries=config.max_tries, timeout_s=config.unit_timeout_s)
+@contextmanager
+def _only_farm(folder: Path) -> Iterator[None]:
+    """ValueError if another farm works here: each would do the other's work again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "farm.lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another farm works on {folder}: `python -m evalfarm status` says how far it is"
+            ) from None
+        yield
 
 
 def _add_export(farm: Farm, step: int, export: Path) -> None:
@@ -207,13 +281,8 @@ def _has_ended(run: RunFolder) -> bool:
     return run.state.exists() and bool(read_json(run.state).get("outcome"))
 
 
-def _owner(unit: Unit) -> tuple[str, str]:
-    """What a unit is done for: suite and checkpoint."""
-    return unit.suite, unit.checkpoint
-
-
-def _is_real(unit: Unit) -> bool:
-    return isinstance(unit, Look) and unit.real
+def _is_real(plan: Plan) -> bool:
+    return plan.checkpoint.kind == "references"
 
 
 def _line(columns: list[dict[str, Any]], row: dict[str, Any]) -> str:

@@ -36,6 +36,9 @@ class Generator:
         self.facts = worker_facts("generator", device)
         self._loaded = LoadedModel(device=device, dtype=DTYPES[precision])
 
+    def started(self) -> None:
+        """Answer once the actor is up."""
+
     def run(self, unit: Generate) -> Result:
         """Make a unit's pictures, one batch, each from noise of its own.
 

@@ -4,6 +4,7 @@ A unit of work is one transaction, and every row has a key: what is done twice i
 picture or score that failed is a row that says why, so that nothing is ever missing unseen.
 """
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -64,6 +65,13 @@ CREATE TABLE IF NOT EXISTS scores (
 );
 """
 SCHEMA_VERSION = "2"
+BUSY_TIMEOUT_S = 60.0
+STORAGE_CODES = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EPERM,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +159,20 @@ NO_ROWS = Rows(prompts=np.zeros(0, np.int64), samples=np.zeros(0, np.int64), num
 class Ledger:
     """An open ledger. One process writes; others may read at the same time."""
 
-    def __init__(self, path: Path, suite: str, digest: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, suite: str, digest: str, *, read_only: bool = False) -> None:
+        """Open the file, or make it unless it is only to be read.
+
+        ValueError if it holds what does not compare; OSError where it cannot be opened.
+        """
+        self._path = path
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
         # The default journal, not WAL: run folders lie on network file systems.
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
-        self._db.execute("PRAGMA busy_timeout = 60000")
-        self._start(path, suite, digest)
+        mode = "ro" if read_only else "rwc"
+        with self._storage_errors():
+            uri = f"{path.absolute().as_uri()}?mode={mode}"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+            self._start(path, suite, digest)
 
     def _start(self, path: Path, suite: str, digest: str) -> None:
         wanted = {"schema": SCHEMA_VERSION, "suite": f"{suite} {digest}"}
@@ -194,7 +210,7 @@ class Ledger:
         worker: WorkerFacts | None = None,
     ) -> None:
         """Record one unit of work, all or nothing; what is there already stays as it is."""
-        with self._transaction():
+        with self._storage_errors(), self._transaction():
             self._insert("workers", [astuple(worker)] if worker else [])
             self._insert("pictures", [astuple(picture) for picture in pictures])
             self._insert("scores", [_score_row(score) for score in scores])
@@ -258,12 +274,24 @@ class Ledger:
             self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
 
     @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        """What SQLite says of a disk, as any other file would say it."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            number = STORAGE_CODES.get(error.sqlite_errorcode & 0xFF)
+            if number is None:
+                raise
+            raise OSError(number, str(error), str(self._path)) from error
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

@@ -53,7 +53,7 @@ def _reference_rows(evaluation: Evaluation) -> dict[str, Rows]:
         return {}
     checkpoint = evaluation.references.checkpoint
     return {
-        spec: evaluation.ledger.rows(checkpoint, metric.rows)
+        spec: evaluation.ledger.rows(checkpoint, evaluation.rows[spec])
         for spec, metric in evaluation.metrics.items()
         if metric.references == "set"
     }
@@ -79,7 +79,7 @@ def _row(
     pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
     values: dict[str, float] = {}
     for spec, metric in evaluation.metrics.items():
-        rows = evaluation.ledger.rows(checkpoint.checkpoint, metric.rows)
+        rows = evaluation.ledger.rows(checkpoint.checkpoint, evaluation.rows[spec])
         if metric.references == "set":
             rows = rows.take(evaluation.suite.has_real[rows.prompts])
         if len(rows):
@@ -105,7 +105,7 @@ def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
     """How many pictures are expected, made and scored by every metric, and whether that is all."""
     prompts = evaluation.suite.prompts
     pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
-    metrics = {metric.rows for metric in evaluation.metrics.values()}
+    metrics = set(evaluation.rows.values())
     looked_at, scored = 0, Counter[tuple[int, int]]()
     for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint):
         if metric in metrics:

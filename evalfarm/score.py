@@ -26,6 +26,9 @@ class Scorer:
         self.facts = worker_facts("scorer", device)
         self._metrics: dict[str, Metric] = {}
 
+    def started(self) -> None:
+        """Answer once the actor is up."""
+
     def run(self, unit: Look) -> Result:
         """The scores of a unit's pictures by the metrics that it names."""
         pairs = zip(unit.pictures, unit.prompts, strict=True)

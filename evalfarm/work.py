@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evalfarm.ledger import Picture, Score, WorkerFacts
 from evalfarm.suite import Item, Prompt, Sampling
@@ -78,7 +79,21 @@ class Look:
         )
 
 
-Unit = Generate | Look
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Sum up what the ledger says of a suite: results, report and curves."""
+
+    suite: str
+
+    def __len__(self) -> int:
+        return 1
+
+    def failed(self, error: str) -> "Result":
+        """Nothing is lost: all that it would have said is in the ledger."""
+        return Result(error=error)
+
+
+Unit = Generate | Look | Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +104,10 @@ class Result:
     scores: list[Score] = field(default_factory=list)
     worker: WorkerFacts | None = None
     """Who did it; null where nobody could."""
+    results: dict[str, Any] | None = None
+    """What a report says."""
+    error: str | None = None
+    """Why there is no report."""
 
 
 def picture_file(subfolder: str, prompt: int, sample: int) -> str:

@@ -104,9 +104,10 @@ def _training(attempt: AttemptFolder) -> str:
 
 def _farm(run: RunFolder) -> str:
     left = [
-        f"{name} {units} units left"
+        f"{checkpoint['name']} {checkpoint['scored']}/{checkpoint['expected']}"
         for path in sorted(run.evaluations.glob("*/progress.json"))
-        for name, units in read_json(path)["units_left"].items()
+        for checkpoint in read_json(path)["checkpoints"]
+        if checkpoint["scored"] < checkpoint["expected"]
     ]
     return f"farm: {', '.join(left)}" if left else ""
 

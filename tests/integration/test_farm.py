@@ -1,8 +1,8 @@
-"""The farm on a real Ray with real OCR: killed at every turn, it leaves the same ledger."""
+"""The farm on a real Ray with real OCR: what it leaves, and what it says when it cannot work."""
 
 import json
 import os
-import signal
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -61,7 +61,7 @@ def make_run(
 
     def make(name: str) -> RunFolder:
         run = RunFolder(tmp_path / name)
-        run.root.mkdir()
+        run.root.mkdir(parents=True, exist_ok=True)
         run.exports.symlink_to(exports)
         section = {
             "suites": [str(tmp_path / "quick.yaml")],
@@ -118,30 +118,6 @@ def rows(run: RunFolder) -> dict[str, list[tuple[Any, ...]]]:
     return {"pictures": pictures, "scores": scores}
 
 
-def has_tables(run: RunFolder) -> bool:
-    """Whether the ledger is there and more than an empty file."""
-    path = run.evaluation("quick") / "ledger.sqlite"
-    if not path.exists():
-        return False
-    with sqlite3.connect(path) as ledger:
-        names = ledger.execute("SELECT name FROM sqlite_master").fetchall()
-    ledger.close()
-    return ("scores",) in names
-
-
-def working_actors(farm: subprocess.Popen[str], kind: str) -> list[int]:
-    """The processes of this farm's actors that are at work now: Ray names them so."""
-    found = []
-    for pid in session_members(farm.pid):
-        try:
-            name = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if name.startswith(f"ray::{kind}.run".encode()):
-            found.append(pid)
-    return found
-
-
 def log(run: RunFolder) -> str:
     return (run.root / "farm.log").read_text()
 
@@ -187,34 +163,48 @@ def test_every_whole_export_is_scored_a_broken_one_is_named_and_the_farm_ends_by
     assert picture.text["parameters"].splitlines()[1].startswith("Steps: 2, Sampler: DDIM")  # type: ignore[attr-defined]
 
 
-def test_killed_actors_cost_time_and_nothing_else(
+def test_a_full_disk_is_one_line_and_the_farm_goes_on_once_there_is_room(
+    small_disk: Path,
     make_run: Callable[[str], RunFolder],
     watch: Callable[..., subprocess.Popen[str]],
     undisturbed: dict[str, Any],
 ) -> None:
     run = make_run("run")
+    run.evaluations.symlink_to(small_disk)
+    room = shutil.disk_usage(small_disk).free - 150_000
+    (small_disk / "filler").write_bytes(bytes(room))
     farm = watch(run)
-    for kind in ("Generator", "Scorer"):
-        wait_until(lambda kind=kind: working_actors(farm, kind) != [], 120)  # type: ignore[misc]
-        os.kill(working_actors(farm, kind)[0], signal.SIGKILL)
-    assert farm.wait(180) == ExitCode.DONE, log(run)
-    assert rows(run) == undisturbed
-
-
-def test_a_killed_driver_goes_on_where_the_ledger_ends(
-    make_run: Callable[[str], RunFolder],
-    watch: Callable[..., subprocess.Popen[str]],
-    undisturbed: dict[str, Any],
-) -> None:
-    run = make_run("run")
-    farm = watch(run)
-    wait_until(lambda: has_tables(run) and len(rows(run)["scores"]) > 5, 120)
-    farm.kill()
-    done_before = len(rows(run)["scores"])
-    kill_session(farm.pid)
+    assert farm.wait(120) == ExitCode.DO_NOT_RESTART, log(run)
+    assert "error: cannot write: [Errno 28]" in log(run)
+    assert "Traceback" not in log(run)
+    (small_disk / "filler").unlink()
     assert watch(run).wait(180) == ExitCode.DONE, log(run)
     assert rows(run) == undisturbed
-    assert done_before < len(undisturbed["scores"])
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(
+    small_disk: Path,
+    make_run: Callable[[str], RunFolder],
+    watch: Callable[..., subprocess.Popen[str]],
+) -> None:
+    run = make_run("run")
+    run.evaluations.symlink_to(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    farm = watch(run)
+    assert farm.wait(120) == ExitCode.DO_NOT_RESTART, log(run)
+    assert "error: cannot write: [Errno 30] Read-only file system" in log(run)
+    assert "Traceback" not in log(run)
+
+
+def test_a_second_farm_on_the_same_run_is_sent_away(
+    make_run: Callable[[str], RunFolder], watch: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = make_run("run")
+    watch(run)
+    wait_until(lambda: (run.evaluations / "farm.lock").exists(), 60)
+    second = watch(run)
+    assert second.wait(60) == ExitCode.BAD_INPUT
+    assert f"error: another farm works on {run.evaluations}" in log(run)
 
 
 def test_a_ray_that_cannot_be_reached_is_one_line(

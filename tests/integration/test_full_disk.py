@@ -1,30 +1,14 @@
 """A full disk: the last whole checkpoint stands, and the run goes on once there is room."""
 
-import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, newest_complete, published_steps, verify
 from tests.conftest import Ranks
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@needs_root
 def test_the_last_whole_checkpoint_stands_and_is_resumed_from(
     small_disk: Path,
     make_run: Callable[..., RunFolder],

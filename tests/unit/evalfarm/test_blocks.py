@@ -1,12 +1,15 @@
 """Block grids: each prompt's picture among three fillers, from a folder or made beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from evalfarm.blocks import GAP_PX, block_grid, write_block_grid
-from evalfarm.ledger import Picture
+from evalfarm.blocks import GAP_PX, block_grid, write_block_grids
+from evalfarm.config import EvalConfig
+from evalfarm.evaluation import Evaluation
+from evalfarm.ledger import Checkpoint, Picture
 from evalfarm.suite import Blocks, Prompt, Sampling, Suite
 from evalfarm.suite_files import load_suite
 
@@ -65,13 +68,23 @@ def test_fillers_from_a_folder_take_the_size_of_the_pictures(tmp_path: Path) -> 
     assert cells(grid, 0) == [RED, GREEN, BLUE, GREEN]
 
 
-def test_the_grid_is_a_file_of_its_checkpoint(tmp_path: Path) -> None:
-    suite = suite_of(Blocks(filler_prompts=("f",)), "a")
-    path = write_block_grid(suite, tmp_path, "step-1", pictures_of(tmp_path, RED, GREEN))
-    assert path == tmp_path / "grids" / "step-1.png"
-    with Image.open(path) as grid:
-        assert cells(grid, 0) == [RED, GREEN, GREEN, GREEN]
-    assert write_block_grid(load_suite("mini"), tmp_path, "step-1", []) is None
+def test_each_whole_checkpoint_has_a_grid_and_a_suite_without_blocks_none(tmp_path: Path) -> None:
+    blocks = Blocks(filler_prompts=("f",))
+    for suite, grids in ((suite_of(blocks, "a"), ["step-2-b.png"]), (load_suite("mini"), [])):
+        evaluation = Evaluation(suite, EvalConfig(), tmp_path / suite.name)
+        for name, path in (("a", "exports/step-1"), ("b", "exports/step-2")):
+            evaluation.ledger.add_checkpoint(
+                Checkpoint(checkpoint=name, kind="weights", step=1, name=name, path=path)
+            )
+            for picture in pictures_of(evaluation.folder, RED, GREEN):
+                evaluation.ledger.commit([replace(picture, checkpoint=name)])
+        write_block_grids(evaluation, ["b"])
+        found = sorted((evaluation.folder / "grids").glob("*"))
+        assert [path.name for path in found] == grids
+        for path in found:
+            with Image.open(path) as grid:
+                assert cells(grid, 0) == [RED, GREEN, GREEN, GREEN]
+        evaluation.close()
 
 
 def test_fillers_are_made_and_not_scored_and_come_after_what_is(tmp_path: Path) -> None:

@@ -51,8 +51,12 @@ def test_the_bar_counts_samples_that_cannot_be_read_on_any_rank(run: RunFolder) 
 
 def test_the_bar_shows_what_the_farm_has_left(run: RunFolder) -> None:
     beat(run, step=100)
-    write_json(run.evaluation("mini") / "progress.json", {"units_left": {"step 50": 3}})
-    assert progress_line(run, run.attempt(0)).endswith("farm: step 50 3 units left")
+    checkpoints = [
+        {"name": "base", "expected": 48, "made": 48, "scored": 48},
+        {"name": "step 50", "expected": 48, "made": 40, "scored": 32},
+    ]
+    write_json(run.evaluation("mini") / "progress.json", {"checkpoints": checkpoints})
+    assert progress_line(run, run.attempt(0)).endswith("farm: step 50 32/48")
 
 
 def test_each_event_is_told_once_and_a_half_written_line_waits(run: RunFolder) -> None:
