@@ -51,6 +51,7 @@ from evalfarm.pool import Pool
 from evalfarm.references import picture_names, read_picture
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate
+from trainer.models.named import find_named
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "assets" / "mini"
