@@ -4,6 +4,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Whom the tests compare with. Without what they ask for: their torchvision would bring another torch.
+# In a folder of their own, which only tests/peers.py opens: torchmetrics imports torch-fidelity
+# wherever it finds it, and without torchvision that fails.
+PEERS = torch-fidelity lpips open-clip-torch ftfy scipy
+
 .PHONY: help install demo test lint bench mini-model clean
 
 help: ## this list
@@ -16,12 +21,14 @@ install: .venv/installed ## make .venv and install everything into it
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=python3.11 …")'
 	@echo "installing into .venv, once: some minutes"
 	@$(PYTHON) -m venv .venv
-	@echo "  1 of 3: torch"
+	@echo "  1 of 4: torch"
 	@$(PIP) torch setuptools wheel ninja py-cpuinfo
-	@echo "  2 of 3: deepspeed"
+	@echo "  2 of 4: deepspeed"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
-	@echo "  3 of 3: everything else"
+	@echo "  3 of 4: everything else"
 	@$(PIP) --editable '.[dev]'
+	@echo "  4 of 4: peers that the tests compare with"
+	@$(PIP) --no-deps --upgrade --target .venv/peers $(PEERS)
 	@touch $@
 
 demo: install ## fine-tune the mini model on two ranks while a Ray farm scores every checkpoint
@@ -38,6 +45,7 @@ lint: install ## style and types
 bench: install ## measure again what benchmarks/results/ says, on this machine
 	@$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks.data_loading
+	$(BIN)/python -m benchmarks.frechet
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 

@@ -7,14 +7,16 @@ picture or score that failed is a row that says why, so that nothing is ever mis
 import errno
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Made = TypeVar("Made")
 
 SCHEMA = """
 -- What the rows belong to: `schema`, of this table's shape; `suite`, its name and digest.
@@ -139,6 +141,7 @@ class Rows:
     numbers: dict[str, NDArray[np.float64]]
     features: NDArray[np.float32] | None = None
     """pictures dim"""
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -151,6 +154,13 @@ class Rows:
             numbers={name: values[indices] for name, values in self.numbers.items()},
             features=None if self.features is None else self.features[indices],
         )
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` made the first time it was asked for of these rows under this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: Made = self._made[name]
+        return made
 
 
 NO_ROWS = Rows(prompts=np.zeros(0, np.int64), samples=np.zeros(0, np.int64), numbers={})

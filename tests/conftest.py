@@ -45,6 +45,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Inception in torch-fidelity's layout: random, but different pictures look different."""
+    import torch
+    from torch import nn
+
+    from trainer.models.inception_v3 import InceptionV3
+
+    torch.manual_seed(0)
+    network = InceptionV3()
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.3, 1.3)
+            nn.init.normal_(part.bias, std=0.2)
+            nn.init.normal_(part.running_mean, std=0.2)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    path = tmp_path_factory.mktemp("inception") / "weights-inception-2015-12-05-6726825d.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
 def publish_lora_export(
     folder: Path, model: Path, step: int, *, final: bool, strength: float = 0.0
 ) -> None:

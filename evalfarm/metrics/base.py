@@ -99,8 +99,8 @@ class Metric(ABC):
 
     modes: ClassVar[tuple[str, ...]] = ("",)
     """What may follow its name and a slash; the first is meant where nothing does."""
-    columns: ClassVar[tuple[Column, ...]]
-    """What its summary reports."""
+    columns: tuple[Column, ...]
+    """What its summary reports; the modes of one metric may differ in it."""
     references: ClassVar[Literal["none", "set", "pairs"]] = "none"
     """Whether it compares with a set of real pictures, or each picture with one."""
 

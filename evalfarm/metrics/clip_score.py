@@ -1,47 +1,72 @@
 """CLIPScore: does the picture show what its prompt says?
 
-Per picture 100 * max(0, cos(picture, prompt)), of CLIP's unit vectors: 0 to 100 points, higher is
-better; the summary is the mean. Hessel et al. 2021 multiply by 2.5, not 100, and put "A photo
-depicts" before the prompt; MARIO-Eval reports the bare cosine. The weights are in the name.
+Per picture the cosine of CLIP's unit vectors of picture and prompt, 0 where it is negative; the
+summary is the mean. Higher is better. Published numbers have three scales, so each mode states its
+own:
+
+    clip    100 * max(0, cos), 0 to 100 points; a CLIP of your own
+    b32     the same of OpenAI's ViT-B/32
+    l14     the same of OpenAI's ViT-L/14, torchmetrics' default
+    mario   max(0, cos), 0 to 1, of ViT-B/32 with "A photo depicts " before the prompt, as in
+            MARIO-Eval (TextDiffuser, Chen et al. 2023)
+
+Hessel et al. 2021, who named it, multiply mario's number by 2.5.
 """
 
+from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors, short_digest, text_vectors
 from evalfarm.networks import missing_network
 
+NETWORKS = {"clip": "clip", "b32": "clip_b32", "l14": "clip_l14", "mario": "clip_b32"}
+TITLES = {
+    "clip": "CLIPScore",
+    "b32": "CLIPScore B/32",
+    "l14": "CLIPScore L/14",
+    "mario": "CLIPScore MARIO",
+}
+MARIO_PREFIX = "A photo depicts "
+
 
 @register("clip_score")
 class ClipScore(Metric):
-    """Mean of 100 * max(0, cosine) of picture and prompt."""
+    """Mean cosine of picture and prompt, on the scale of its mode."""
 
-    modes = ("clip",)
-    columns = (
-        Column(
-            name="score",
-            title="CLIPScore",
-            unit="points",
-            higher_is_better=True,
-            decimals=2,
-            mean_of="score",
-        ),
-    )
+    modes = tuple(NETWORKS)
+
+    def __init__(self, mode: str, networks: NetworksConfig) -> None:
+        super().__init__(mode, networks)
+        mario = mode == "mario"
+        self.network = NETWORKS[mode]
+        self.scale = 1.0 if mario else 100.0
+        self.prefix = MARIO_PREFIX if mario else ""
+        self.columns = (
+            Column(
+                name="score",
+                title=TITLES[mode],
+                unit="cosine" if mario else "points",
+                higher_is_better=True,
+                decimals=4 if mario else 2,
+                mean_of="score",
+            ),
+        )
 
     def absent(self) -> str | None:
-        """Absent without a CLIP."""
-        return missing_network(self.networks, "clip")
+        """Absent without the mode's CLIP."""
+        return missing_network(self.networks, self.network)
 
     @property
     def variant(self) -> str:
         """Mode and digest of the CLIP."""
-        return f"{self.mode}@{short_digest(self.networks, 'clip')}"
+        return f"{self.mode}@{short_digest(self.networks, self.network)}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """One cosine each."""
-        images = image_vectors(batch, "clip")
-        texts = text_vectors(batch, "clip", batch.prompts)
-        cosines = (images * texts).sum(dim=-1).tolist()
-        return [Seen(numbers={"score": 100 * max(0.0, cosine)}) for cosine in cosines]
+        images = image_vectors(batch, self.network)
+        prompts = [self.prefix + prompt for prompt in batch.prompts]
+        cosines = (images * text_vectors(batch, self.network, prompts)).sum(dim=-1).tolist()
+        return [Seen(numbers={"score": self.scale * max(0.0, cosine)}) for cosine in cosines]
 
     def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
         """The mean over pictures."""

@@ -1,5 +1,6 @@
 """CLIP's vectors of a batch, made once however many metrics look at them."""
 
+import hashlib
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -21,9 +22,12 @@ def text_vectors(batch: Batch, network: str, texts: Sequence[str]) -> Tensor:
     return _clip(batch, network).texts(texts)
 
 
-def short_digest(networks: NetworksConfig, network: str) -> str:
-    """The start of the digest of a network's weights."""
-    return weights_digest(network_path(networks, network))[:SHORT]
+def short_digest(config: NetworksConfig, *networks: str) -> str:
+    """The start of the digest of a network's weights, or of several together."""
+    digests = [weights_digest(network_path(config, network)) for network in networks]
+    if len(digests) > 1:
+        digests = [hashlib.sha256(" ".join(digests).encode()).hexdigest()]
+    return digests[0][:SHORT]
 
 
 def _clip(batch: Batch, network: str) -> Clip:

@@ -1,28 +1,52 @@
-"""Can the words be read? MARIO-Eval's precision, recall, F1 and accuracy, and edit distance.
+"""Can the words be read? Of what OCR reads in a picture, against what its prompt asked for.
 
-Per picture, with the read and the asked-for words lower-cased and as multisets (TextDiffuser, Chen
-et al. 2023, eval/ocr_eval.py):
+Both in lower case, split into words at blanks. By picture, as MARIO-Eval defines it (TextDiffuser,
+Chen et al. 2023, eval/ocr_eval.py), words as multisets; the summary is the mean over pictures:
 
     precision = |read ∩ asked| / |read|      recall = |read ∩ asked| / |asked|       0 to 1
     accuracy  = 1 if all words, sorted and joined, are equal, else 0
     NED       = 1 - Levenshtein(read, asked) / length of the longer, the words joined by blanks
 
-A summary is the mean over pictures of each, and F1 = 2PR / (P + R) of the mean P and the mean R.
-Higher is better for all. Nothing read and nothing asked is precision and recall 0, accuracy 1,
-as there.
+and F1 = 2PR / (P + R) of the mean P and the mean R. Micro precision, recall and F1 are those of the
+words of all pictures counted together, so a picture weighs by its words. Higher is better for all.
+
+A prompt without quoted words has precision and recall 0, and accuracy 1 if nothing is read, as
+there. It has no sentence, so these two leave it out; `words_asked` of its row is 0:
+
+    sentence accuracy = share of pictures whose words are those asked for, in order: AnyText's (Tuo
+                        et al. 2023) but for the case, and of the picture, not of a given place in
+                        it. Higher is better
+    CER               = sum of Levenshtein(read, asked) / sum of the characters asked for, the words
+                        joined by blanks. 0 and up, over 1 where more is read; lower is better
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from torchmetrics.functional.text import edit_distance
+import numpy as np
 
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.reading import (
+    accuracy,
+    character_errors,
+    f1,
+    normalized_edit_similarity,
+    precision_recall,
+    words_in_common,
+    words_of,
+)
 from trainer.models.ocr import Line, OcrReader, missing_ocr, ocr_name
 
-EPSILON = 1e-8  # MARIO-Eval's, in every denominator
+
+def _share(name: str, title: str, *, mean: bool = False) -> Column:
+    return Column(
+        name=name,
+        title=title,
+        unit="share",
+        higher_is_better=True,
+        mean_of=name if mean else None,
+    )
 
 
 @register("ocr")
@@ -31,23 +55,16 @@ class Ocr(Metric):
 
     modes = ("ppocrv6-small",)
     columns = (
-        Column(
-            name="precision",
-            title="OCR P",
-            unit="share",
-            higher_is_better=True,
-            mean_of="precision",
-        ),
-        Column(name="recall", title="OCR R", unit="share", higher_is_better=True, mean_of="recall"),
-        Column(name="f1", title="OCR F1", unit="share", higher_is_better=True),
-        Column(
-            name="accuracy",
-            title="OCR acc",
-            unit="share",
-            higher_is_better=True,
-            mean_of="accuracy",
-        ),
-        Column(name="ned", title="NED", unit="share", higher_is_better=True, mean_of="ned"),
+        _share("precision", "OCR P", mean=True),
+        _share("recall", "OCR R", mean=True),
+        _share("f1", "OCR F1"),
+        _share("accuracy", "OCR acc", mean=True),
+        _share("ned", "NED", mean=True),
+        _share("micro_precision", "OCR micro P"),
+        _share("micro_recall", "OCR micro R"),
+        _share("micro_f1", "OCR micro F1"),
+        _share("sentence_accuracy", "Sentence acc"),
+        Column(name="cer", title="CER", unit="share", higher_is_better=False),
     )
 
     def absent(self) -> str | None:
@@ -66,45 +83,54 @@ class Ocr(Metric):
         return [_compare(lines, one.words) for lines, one in zip(read, batch, strict=True)]
 
     def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
-        """Means over the pictures, and F1 of the means."""
+        """Means over the pictures, and what is made of their counts."""
         means = self.means(rows)
-        precision, recall = means["precision"], means["recall"]
-        return {**means, "f1": 2 * precision * recall / (precision + recall + EPSILON)}
-
-
-def precision_recall(read: Sequence[str], asked: Sequence[str]) -> tuple[float, float]:
-    """Precision and recall of one picture's words, as multisets."""
-    common = (Counter(read) & Counter(asked)).total()
-    return common / (len(read) + EPSILON), common / (len(asked) + EPSILON)
-
-
-def accuracy(read: Sequence[str], asked: Sequence[str]) -> float:
-    """1 if the words are the same in any order and split, else 0."""
-    return float("".join(sorted(read)) == "".join(sorted(asked)))
-
-
-def normalized_edit_similarity(read: str, asked: str) -> float:
-    """1 - Levenshtein / length of the longer; 1 for two empty texts."""
-    longer = max(len(read), len(asked))
-    if longer == 0:
-        return 1.0
-    return 1 - float(edit_distance([read], [asked])) / longer
-
-
-def words_of(lines: Sequence[Line]) -> list[str]:
-    """The words that were read, in lower case."""
-    return [word for line in lines for word in line.text.strip().lower().split()]
+        return {
+            **means,
+            "f1": f1(means["precision"], means["recall"]),
+            **_micro(rows),
+            **_of_sentences(rows),
+        }
 
 
 def _compare(lines: Sequence[Line], asked: Sequence[str]) -> Seen:
     read = words_of(lines)
-    precision, recall = precision_recall(read, asked)
+    read_text, asked_text = " ".join(read), " ".join(asked)
+    right = words_in_common(read, asked)
+    precision, recall = precision_recall(right, len(read), len(asked))
     return Seen(
         numbers={
             "precision": precision,
             "recall": recall,
             "accuracy": accuracy(read, asked),
-            "ned": normalized_edit_similarity(" ".join(read), " ".join(asked)),
+            "ned": normalized_edit_similarity(read_text, asked_text),
+            "words_right": float(right),
+            "words_read": float(len(read)),
+            "words_asked": float(len(asked)),
+            "sentence_right": float(read_text == asked_text),
+            "character_errors": float(character_errors(read_text, asked_text)),
+            "characters_asked": float(len(asked_text)),
         },
-        detail={"read": " ".join(read), "lines": [asdict(line) for line in lines]},
+        detail={"read": read_text, "lines": [asdict(line) for line in lines]},
     )
+
+
+def _micro(rows: Rows) -> dict[str, float]:
+    counts = (float(rows.numbers[f"words_{which}"].sum()) for which in ("right", "read", "asked"))
+    precision, recall = precision_recall(*counts)
+    return {
+        "micro_precision": precision,
+        "micro_recall": recall,
+        "micro_f1": f1(precision, recall),
+    }
+
+
+def _of_sentences(rows: Rows) -> dict[str, float]:
+    """Nothing where no prompt asks for a word."""
+    numbers = rows.take(rows.numbers["words_asked"] > 0).numbers
+    if not numbers["words_asked"].size:
+        return {}
+    return {
+        "sentence_accuracy": float(np.mean(numbers["sentence_right"])),
+        "cer": float(numbers["character_errors"].sum() / numbers["characters_asked"].sum()),
+    }

@@ -35,9 +35,13 @@ class Line:
 
 
 class OcrReader:
-    """Finds and reads text in pictures. Not for several threads at once."""
+    """Finds and reads text in pictures, on one core. Not for several threads at once.
 
-    def __init__(self, cpu_threads: int = 1) -> None:
+    Nearly all its time goes into the two networks, which take as long for a picture in a batch of
+    eight as for one alone, so pictures are read one by one; more cores are more readers.
+    """
+
+    def __init__(self) -> None:
         # Else every start asks four hosts whether they are there.
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
         from paddleocr import PaddleOCR
@@ -46,16 +50,18 @@ class OcrReader:
         with tempfile.TemporaryDirectory() as folder:
             self._ocr = PaddleOCR(
                 text_detection_model_name=DETECTION,
-                text_detection_model_dir=str(_model_folder(Path(folder), DETECTION)),
+                text_detection_model_dir=str(model_folder(Path(folder), DETECTION)),
                 text_recognition_model_name=RECOGNITION,
-                text_recognition_model_dir=str(_model_folder(Path(folder), RECOGNITION)),
+                text_recognition_model_dir=str(model_folder(Path(folder), RECOGNITION)),
                 # These would turn and unwarp a page; a picture is to be read as it is.
                 use_doc_orientation_classify=False,
                 use_doc_unwarping=False,
                 use_textline_orientation=False,
                 engine="onnxruntime",
+                # Of `cpu_threads` PaddleOCR tells this engine nothing: each network would take all
+                # cores, and wait for them spinning.
+                engine_config={"intra_op_num_threads": 1},
                 device="cpu",
-                cpu_threads=cpu_threads,
             )
 
     def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
@@ -93,7 +99,8 @@ def _onnx(name: str) -> Path:
     return Path(spec.origin).parent / "models" / ONNX_FILES[name]
 
 
-def _model_folder(parent: Path, name: str) -> Path:
+def model_folder(parent: Path, name: str) -> Path:
+    """Make the folder below `parent` that PaddleOCR reads a network from."""
     folder = parent / name
     folder.mkdir()
     (folder / "inference.onnx").symlink_to(_onnx(name))

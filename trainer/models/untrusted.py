@@ -1,4 +1,4 @@
-"""Files of weights from strangers: looked into without reading a value, and without running one."""
+"""Files of weights from strangers: looked into, or read, without running what they hold."""
 
 import pickle
 import re
@@ -12,15 +12,16 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
 
-def tensors_of(path: Path) -> dict[str, Tensor]:
+def tensors_of(path: Path, *, values: bool = False) -> dict[str, Tensor]:
     """The tensors in a file of weights by name, on the meta device: shapes without values.
 
-    ValueError if the file is cut short, is of no known kind, or is a pickle of more than weights.
+    With `values` they are whole, on the CPU. ValueError if the file is cut short, is of no known
+    kind, or is a pickle of more than weights.
     """
     if path.suffix == ".safetensors":
-        return _in_safetensors(path)
+        return _in_safetensors(path, values)
     if path.suffix in PICKLES:
-        return _in_pickle(path)
+        return _in_pickle(path, values)
     raise ValueError(f"{path} is no file of weights: its name must end in {', '.join(SUFFIXES)}")
 
 
@@ -33,10 +34,12 @@ def check_folder(folder: Path) -> None:
             tensors_of(path)
 
 
-def _in_safetensors(path: Path) -> dict[str, Tensor]:
+def _in_safetensors(path: Path, values: bool) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
+            if values:
+                return {name: file.get_tensor(name) for name in names}
             return {
                 name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names
             }
@@ -44,9 +47,9 @@ def _in_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no whole safetensors file ({error}): fetch it again") from None
 
 
-def _in_pickle(path: Path) -> dict[str, Tensor]:
+def _in_pickle(path: Path, values: bool) -> dict[str, Tensor]:
     try:
-        held = torch.load(path, map_location="meta", weights_only=True)
+        held = torch.load(path, map_location="cpu" if values else "meta", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(

@@ -51,12 +51,13 @@ def write_checkpoint(evaluation: Evaluation, step: int, accuracies: list[float |
         path = evaluation.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (96, 32), (step % 256, prompt, 0)).save(path)
-        names = ("precision", "recall", "accuracy", "ned")
+        counts = ("words_right", "words_read", "sentence_right", "character_errors")
+        names = ("precision", "recall", "accuracy", "ned", *counts)
         score = Score(
             **picture,
             metric=evaluation.metrics["ocr"].rows,
             status="ok",
-            numbers=dict.fromkeys(names, accuracy),
+            numbers=dict.fromkeys(names, accuracy) | {"words_asked": 1, "characters_asked": 3},
             detail={"read": f"read <{prompt}>"},
         )
         evaluation.ledger.commit([Picture(**picture, status="ok", file=file)], [score])

@@ -30,6 +30,28 @@ def test_the_score_is_a_hundred_times_the_cosine_or_nothing(tiny_model: Path) ->
     assert scores == pytest.approx([100 * max(0, cosine) for cosine in cosines], abs=1e-4)
 
 
+def test_each_mode_has_the_scale_prefix_and_weights_that_it_states(tiny_model: Path) -> None:
+    folder = tiny_model / "clip"
+    networks = NetworksConfig(clip_b32=str(folder), clip_l14=str(folder))
+    clip, image, prompt = Clip(folder), Image.new("RGB", (96, 32), "red"), "'a' in red"
+    bare = float(clip.images([image])[0] @ clip.texts([prompt])[0])
+    prefixed = float(clip.images([image])[0] @ clip.texts(["A photo depicts 'a' in red"])[0])
+    assert abs(bare - prefixed) > 1e-3
+    expected = {
+        "b32": (100 * max(0, bare), "points"),
+        "l14": (100 * max(0, bare), "points"),
+        "mario": (max(0, prefixed), "cosine"),
+    }
+    for mode, (score, unit) in expected.items():
+        metric = ClipScore(mode, networks)
+        asked = Asked(image=image, prompt=prompt)
+        (seen,) = metric.look(Batch([asked], Networks(networks)))
+        assert seen.numbers["score"] == pytest.approx(score, rel=1e-5), mode
+        assert metric.columns[0].unit == unit
+        assert metric.variant == f"{mode}@{weights_digest(folder)[:8]}"
+    assert "eval.networks.clip_b32" in str(ClipScore("mario", NetworksConfig()).absent())
+
+
 def test_a_picture_that_contradicts_its_prompt_scores_nothing(tiny_model: Path) -> None:
     class Opposite:
         def images(self, images: list[Image.Image]) -> torch.Tensor:

@@ -20,7 +20,7 @@ def test_every_metric_says_what_its_numbers_are(name: str) -> None:
 def test_a_misspelt_metric_is_answered_with_the_right_one() -> None:
     for spec, message in {
         "orc": r"metric 'orc' is unknown: did you mean 'ocr'\?",
-        "zzz": "choose from clip_score, ",
+        "zzz": "choose from aesthetic, clip_score, ",
         "clip_score/clop": r"metric 'clip_score/clop' is unknown: did you mean 'clip'\?",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -59,8 +59,9 @@ def test_the_table_says_which_end_is_better_and_how_many_were_scored(
     head, first, second, *notes = results_table(summarize(evaluation)).splitlines()
     assert head.split("  ")[-1].strip() == "n"
     assert "OCR acc ↑" in head
-    assert first.split() == ["step", "0", *["0.000"] * 5, "3"]
-    assert second.split() == ["step", "10", *["0.750"] * 5, "2/3"]
+    assert first.split() == ["step", "0", *["0.000"] * 10, "3"]
+    means, micro, sentences = ["0.750"] * 5, ["1.000", "0.750", "0.857"], ["0.750", "0.250"]
+    assert second.split() == ["step", "10", *means, *micro, *sentences, "2/3"]
     assert "step 10: it broke" in notes
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cluster.run_folder import publish
 from tests.conftest import load_tiny
@@ -94,3 +95,23 @@ def test_a_file_of_weights_is_known_without_being_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ValueError, match=r"no file of weights: its name must end in \.safetensors"):
         tensors_of(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_values_are_read_only_where_they_are_asked_for(tmp_path: Path, name: str) -> None:
+    path, weights = tmp_path / name, {"weight": torch.arange(3.0)}
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights}, path)
+    assert tensors_of(path)["weight"].is_meta
+    assert tensors_of(path, values=True)["weight"].tolist() == [0, 1, 2]
+
+
+def test_values_are_not_read_from_a_pickle_that_would_run_code(
+    tmp_path: Path, sprung: Path
+) -> None:
+    torch.save({"weight": torch.ones(1), "hook": Trap(sprung)}, tmp_path / "head.pth")
+    with pytest.raises(ValueError, match=REFUSED):
+        tensors_of(tmp_path / "head.pth", values=True)
+    assert not sprung.exists()

@@ -1,0 +1,59 @@
+"""A scorer: what one picture's metric stumbles over is that picture's row, and no other's."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from evalfarm.config import NetworksConfig
+from evalfarm.ledger import Picture
+from evalfarm.metrics.base import get
+from evalfarm.score import Scorer
+from evalfarm.suite import Prompt
+from evalfarm.work import Look
+from trainer.models.ocr import Line
+
+
+def look(folder: Path, spec: str, prompts: list[Prompt]) -> Look:
+    """A unit of grey pictures of these prompts."""
+    pictures = []
+    for number in range(len(prompts)):
+        Image.new("RGB", (32, 32), (number, number, number)).save(folder / f"{number}.png")
+        pictures.append(
+            Picture(checkpoint="c", prompt=number, sample=0, status="ok", file=f"{number}.png")
+        )
+    return Look(
+        suite="s",
+        checkpoint="c",
+        folder=folder,
+        pictures=tuple(pictures),
+        prompts=tuple(prompts),
+        metrics=((spec, get(spec, NetworksConfig()).rows),),
+    )
+
+
+@pytest.mark.parametrize("spec", ["ssim", "psnr"])
+def test_a_prompt_without_a_real_picture_fails_alone(tmp_path: Path, spec: str) -> None:
+    real = tmp_path / "real.png"
+    Image.new("RGB", (64, 64), "white").save(real)
+    prompts = [Prompt(text="a", target=real), Prompt(text="b"), Prompt(text="c", target=real)]
+    scores = Scorer(NetworksConfig()).run(look(tmp_path, spec, prompts)).scores
+    assert [score.status for score in scores] == ["ok", "failed", "ok"]
+    assert scores[1].error == "ValueError: prompt 'b' names no real picture to compare with"
+    assert scores[1].numbers == {}
+
+
+def test_a_picture_that_ocr_breaks_on_fails_alone(tmp_path: Path) -> None:
+    class Reader:
+        def read(self, images: list[Image.Image]) -> list[list[Line]]:
+            if any(image.getpixel((0, 0)) == (1, 1, 1) for image in images):
+                raise RuntimeError("PaddleOCR: it broke")
+            return [[Line(text="hi", confidence=1.0, polygon=[])] for _ in images]
+
+    scorer = Scorer(NetworksConfig())
+    scorer.networks.keep("ocr", Reader)
+    unit = look(tmp_path, "ocr", [Prompt(text="'hi'")] * 3)
+    scores = scorer.run(unit).scores
+    assert [score.status for score in scores] == ["ok", "failed", "ok"]
+    assert scores[1].error == "RuntimeError: PaddleOCR: it broke"
+    assert scores[0].numbers["sentence_right"] == 1
