@@ -3,9 +3,16 @@
 from pathlib import Path
 
 from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.suite_files import suite_names
 from evalfarm.suite_table import suite_table
 
 METRICS = ("ocr", "clip_score", "frechet")
+
+
+def test_the_suites_that_come_along_name_metrics_that_there_are(tmp_path: Path) -> None:
+    table = suite_table(suite_names(), EvalConfig(suite_data=tmp_path))
+    rows = [line.split()[0] for line in table.splitlines()[1 : len(suite_names()) + 1]]
+    assert rows == suite_names()  # an unknown metric would be an error
 
 
 def test_a_suite_is_a_row_and_what_it_lacks_is_a_line(tiny_model: Path, tmp_path: Path) -> None:
