@@ -49,8 +49,9 @@ from evalfarm.metrics.base import Asked, Batch, get
 from evalfarm.networks import Networks
 from evalfarm.pool import Pool
 from evalfarm.references import picture_names, read_picture
-from evalfarm.suite import load_suite
+from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate
+from trainer.models.named import find_named
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "assets" / "mini"
@@ -244,7 +245,7 @@ def mini_config(folder: Path) -> EvalConfig:
 def mini_farm(config: EvalConfig, out: Path) -> tuple[float, float]:
     """Pictures/s from the first unit's lease to the last one's end; and with all that starts."""
     begun_s = time.monotonic()
-    score(config, [MODEL], out)
+    score(config, [find_named(str(MODEL))], out)
     spent_s = time.monotonic() - begun_s
     lines = [json.loads(line) for line in (out / "work.jsonl").read_text().splitlines()]
     made = [line for line in lines if line["pool"] == "generators"]

@@ -6,6 +6,7 @@
     python -m evalfarm report --run runs/mini
     python -m evalfarm compare runs/mini@160 runs/mini@480
     python -m evalfarm promote --run runs/mini --metric ocr_f1
+    python -m evalfarm suites
 
 With RAY_ADDRESS set that Ray is used; `ray job submit -- python -m evalfarm watch …` sets it.
 Without, one is started on this machine and ended with the farm.
@@ -14,6 +15,7 @@ Without, one is started on this machine and ended with the farm.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster.config import absolute_paths, build, describe, read_yaml, set_key
 from cluster.program import run_program
@@ -46,15 +48,22 @@ def _parser() -> argparse.ArgumentParser:
     score.set_defaults(act=_score)
     score.add_argument("--suite", nargs="+", required=True, help="names or YAML files of suites")
     score.add_argument(
-        "--model", type=Path, nargs="+", required=True, help="exports or diffusers folders"
+        "--model",
+        nargs="+",
+        required=True,
+        help="exports, diffusers folders, single files, hub names in the cache, or adapters and "
+        "their base: ADAPTERS@BASE",
     )
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
-    score.add_argument(
-        "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
-    )
-    score.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
-    )
+    suites = commands.add_parser("suites", help="show what suites there are, and what they lack")
+    suites.set_defaults(act=_suites)
+    for command in (score, suites):
+        command.add_argument(
+            "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
+        )
+        command.add_argument(
+            "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
+        )
     add_commands(commands)
     return parser
 
@@ -68,24 +77,43 @@ def _watch(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from evalfarm.farm import watch
 
+    _check_suites(config)
     watch(config, run)
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
-    section["suites"] = arguments.suite
-    for assignment in arguments.set:
-        set_key(section, assignment)
-    config = absolute_paths(build(EvalConfig, section, "eval"))
-    missing = [str(model) for model in arguments.model if not model.exists()]
-    if missing:
-        raise ValueError(f"there is no model at {', '.join(missing)}")
+    config = _config(arguments, suites=arguments.suite)
     prepare_environment()
     from evalfarm.farm import score
+    from trainer.models.named import find_named
 
-    models = [model.absolute() for model in arguments.model]
+    _check_suites(config)
+    models = [find_named(model) for model in arguments.model]
     for results in score(config, models, arguments.out.absolute()):
         print(results_table(results))
+
+
+def _suites(arguments: argparse.Namespace) -> None:
+    from evalfarm.suite_files import suite_names
+    from evalfarm.suite_table import suite_table
+
+    print(suite_table(suite_names(), _config(arguments)))
+
+
+def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:
+    section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
+    section |= keys
+    for assignment in arguments.set:
+        set_key(section, assignment)
+    return absolute_paths(build(EvalConfig, section, "eval"))
+
+
+def _check_suites(config: EvalConfig) -> None:
+    """ValueError if prompts are missing, said before Ray is started."""
+    from evalfarm.suite_files import load_suite
+
+    for name in config.suites:
+        load_suite(name, config.suite_data)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,10 @@ def _differences(
 ) -> tuple[list[Difference], dict[str, str]]:
     """A metric's columns, and why some have no difference."""
     name = columns[0]["rows"]
-    before, after = common_pictures([first.rows(name), second.rows(name)])
+    sides = [first.rows(name), second.rows(name)]
+    if metric.references == "set":
+        sides = [first.record.of_real_kind(rows) for rows in sides]
+    before, after = common_pictures(sides)
     if not len(before):
         return [], {column["key"]: "no picture is scored on both sides" for column in columns}
     references = first.record.references(name)

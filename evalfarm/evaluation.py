@@ -8,10 +8,10 @@ import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import EvalConfig
 from evalfarm.ledger import Checkpoint, Ledger, Picture
 from evalfarm.metrics.base import Metric, get
-from evalfarm.references import picture_names, references_digest
+from evalfarm.references import RealPictures
 from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
-from trainer.models.digest import weights_digest
+from trainer.models.named import named_digest, weights_of
 
 GENERATORS, SCORERS, REPORTERS = "generators", "scorers", "reporters"
 REAL = Prompt(text="")
@@ -40,10 +40,11 @@ class Evaluation:
         if self.references and not read_only:
             self._add_references(self.references)
 
-    def add_checkpoint(self, path: Path, step: int | None, name: str) -> Checkpoint:
-        """Take a set of weights into the plan."""
+    def add_checkpoint(self, path: str | Path, step: int | None, name: str) -> Checkpoint:
+        """Take a set of weights into the plan; `path` as in `find_named`."""
+        path = str(path)
         checkpoint = Checkpoint(
-            checkpoint=weights_digest(path), kind="weights", step=step, name=name, path=str(path)
+            checkpoint=named_digest(path), kind="weights", step=step, name=name, path=path
         )
         self.ledger.add_checkpoint(checkpoint)
         return checkpoint
@@ -94,16 +95,17 @@ class Evaluation:
         if metric.references == "pairs" and not any(p.target for p in self.suite.prompts):
             return f"suite {self.suite.name} names no real picture for each prompt"
         if metric.references == "set":
-            source = self._real_pictures
-            if source is None:
+            if self._real_pictures is None:
                 return "no real pictures: set eval.references to a tar or folder of them"
-            if not source.exists():
-                return f"the real pictures {source} do not exist"
+            if self._real_pictures.missing:
+                return f"the real pictures {self._real_pictures.missing} do not exist"
         return metric.absent()
 
     @property
-    def _real_pictures(self) -> Path | None:
-        return self.suite.references or self.config.references
+    def _real_pictures(self) -> RealPictures | None:
+        if self.suite.references or self.config.references is None:
+            return self.suite.references
+        return RealPictures(self.config.references)
 
     def _generate(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Generate:
         return Generate(
@@ -111,7 +113,7 @@ class Evaluation:
             checkpoint=checkpoint.checkpoint,
             path=checkpoint.path,
             folder=self.folder,
-            subfolder=f"{Path(checkpoint.path).name}-{checkpoint.checkpoint[:8]}",
+            subfolder=picture_folder(checkpoint),
             sampling=self.suite.sampling,
             items=tuple(items),
         )
@@ -161,22 +163,28 @@ class Evaluation:
         if source is None or not any(m.references == "set" for m in self.metrics.values()):
             return None
         return Checkpoint(
-            checkpoint=references_digest(source),
+            checkpoint=source.digest(),
             kind="references",
             step=None,
-            name=source.name,
-            path=str(source),
+            name=source.path.name,
+            path=str(source.path),
         )
 
     def _add_references(self, references: Checkpoint) -> None:
         """Take the real pictures into the plan."""
+        assert self._real_pictures
         self.ledger.add_checkpoint(references)
         self.ledger.commit(
             Picture(
                 checkpoint=references.checkpoint, prompt=number, sample=0, status="ok", file=name
             )
-            for number, name in enumerate(picture_names(Path(references.path)))
+            for number, name in enumerate(self._real_pictures.names())
         )
+
+
+def picture_folder(checkpoint: Checkpoint) -> str:
+    """The folder of a checkpoint's pictures below `images`."""
+    return f"{Path(weights_of(checkpoint.path)).name}-{checkpoint.checkpoint[:8]}"
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

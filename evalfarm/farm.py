@@ -31,9 +31,10 @@ from evalfarm.evaluation import REPORTERS, Evaluation
 from evalfarm.ledger import Checkpoint
 from evalfarm.pool import Pool
 from evalfarm.progress import Progress, Speed, progress_display, write_progress
-from evalfarm.suite import load_suite
+from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate, Report, Result, Unit
 from evalfarm.work_log import WorkLog
+from trainer.models.named import NamedModel
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ class Farm:
         for evaluation in self.evaluations.values():
             self._add_references(evaluation)
 
-    def add(self, path: Path, step: int | None, name: str) -> None:
-        """Score a set of weights by every suite."""
+    def add(self, path: str | Path, step: int | None, name: str) -> None:
+        """Score a set of weights by every suite; `path` as in `find_named`."""
         for suite, evaluation in self.evaluations.items():
             checkpoint = evaluation.add_checkpoint(path, step, name)
             owner = (suite, checkpoint.checkpoint)
@@ -222,11 +223,13 @@ def watch(config: EvalConfig, run: RunFolder) -> None:
             show()
 
 
-def score(config: EvalConfig, models: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def score(config: EvalConfig, models: Sequence[NamedModel], out: Path) -> list[dict[str, Any]]:
     """Score any models, not only a run's exports; the results of each suite."""
+    names = [model.name for model in models]
     with _farm(config, out, boards=None) as farm, progress_display(out) as show:
         for model in models:
-            farm.add(model, step=None, name=model.name)
+            name = model.name if names.count(model.name) == 1 else model.path
+            farm.add(model.path, step=None, name=name)
         while not farm.idle:
             farm.work()
             show()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.run_folder import RunFolder, read_json
 from evalfarm.ledger import NO_ROWS, Ledger, Rows
 
@@ -29,6 +31,10 @@ class Record:
         """What a metric says of the real pictures."""
         checkpoint = self.results.get("references_checkpoint")
         return self.ledger.rows(checkpoint, rows) if checkpoint else NO_ROWS
+
+    def of_real_kind(self, rows: Rows) -> Rows:
+        """Those of pictures that a distance to the real ones is taken of."""
+        return rows.take(~np.isin(rows.prompts, self.results["prompts_without_real"]))
 
     @property
     def complete_rows(self) -> list[dict[str, Any]]:

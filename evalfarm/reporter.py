@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from cluster.run_folder import RunFolder
+from evalfarm.blocks import write_block_grids
 from evalfarm.board import Board
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.report import write_reports
-from evalfarm.suite import load_suite
+from evalfarm.suite_files import load_suite
 from evalfarm.work import Report, Result
 
 
@@ -28,12 +29,13 @@ class Reporter:
         """Write a suite's results, report and curves."""
         evaluation = self._evaluation(unit.suite)
         results = write_reports(evaluation)
+        done = [row for row in results["rows"] if row["complete"]]
         if self.boards:
             if unit.suite not in self._drawn:
                 recipe = RunFolder(self.boards.parent).recipe
                 self._drawn[unit.suite] = Board(self.boards / f"eval-{unit.suite}", recipe)
-            done = [row for row in results["rows"] if row["complete"]]
             self._drawn[unit.suite].draw(evaluation, done)
+        write_block_grids(evaluation, [row["checkpoint"] for row in done])
         return Result(results=results)
 
     def _evaluation(self, name: str) -> Evaluation:

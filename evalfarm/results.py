@@ -28,6 +28,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "columns": _columns(evaluation),
         "absent": evaluation.absent,
         "references": {spec: len(rows) for spec, rows in references.items()},
+        "prompts_without_real": np.flatnonzero(~suite.has_real).tolist(),
         "references_checkpoint": evaluation.references and evaluation.references.checkpoint,
         "rows": [
             _row(evaluation, checkpoint, references, summaries)
@@ -78,6 +79,8 @@ def _row(
     groups: dict[str, dict[str, float]] = {}
     for spec, metric in evaluation.metrics.items():
         rows = evaluation.ledger.rows(checkpoint.checkpoint, evaluation.rows[spec])
+        if metric.references == "set":
+            rows = rows.take(evaluation.suite.has_real[rows.prompts])
         summary = summaries.of(metric, rows, references.get(spec, NO_ROWS))
         rests_on[spec] = summary.rests_on
         for part in PARTS:

@@ -4,11 +4,18 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.resources import files
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from cluster.config import build, read_yaml, to_dict
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.config import to_dict
+from cluster.run_folder import fingerprint
+from evalfarm.references import RealPictures
+
+SIDE_MULTIPLE_PX = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,8 @@ class Prompt:
     """What its numbers are also summed up by: a subset, a style, a category."""
     target: Path | None = None
     """The real picture that paired metrics compare with."""
+    has_real: bool = True
+    """Whether the suite's real pictures are of its kind: else it is in no distance to them."""
     filler: bool = False
     """Made, but not scored: it only fills a grid."""
 
@@ -45,14 +54,18 @@ class Item:
 class Sampling:
     """How pictures are made of prompts."""
 
+    sampler: Literal["ddim", "pndm", "euler", "dpmsolver++"] = "ddim"
+    """How the noise is taken away; none of these adds any on the way."""
     sampler_steps: int = 50
-    """Denoising steps of DDIM."""
+    """Denoising steps."""
     guidance: float = 7.5
     """Classifier-free guidance; 1 is without."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
     height: int = 512
-    """Pixels."""
+    """Pixels, a multiple of 8."""
     width: int = 512
-    """Pixels."""
+    """Pixels, a multiple of 8."""
     seed: int = 0
     """The noise of a picture is a function of this, its prompt's number and its sample's."""
 
@@ -60,35 +73,23 @@ class Sampling:
         for name in ("sampler_steps", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("height", "width"):
+            if getattr(self, name) % SIDE_MULTIPLE_PX:
+                raise ValueError(f"{name} must be a multiple of 8, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteConfig(Sampling):
-    """A suite's file: prompts, how pictures are made of them, and what is measured.
+class Blocks:
+    """A grid of 2 x 2 blocks for each checkpoint: the picture of a prompt and three fillers."""
 
-    Adding one is adding a file.
-    """
-
-    name: str
-    """Also the folder under RUN/eval."""
-    prompts: tuple[str, ...]
-    """Words that should be legible stand in single quotes, as in MARIO-Eval."""
-    metrics: tuple[str, ...]
-    """Names from evalfarm/metrics, a mode after a slash: `ocr`, `fid/clean`."""
-    samples_per_prompt: int = 1
-    """Pictures of each prompt, from different noise."""
+    filler_folder: Path | None = None
+    """Pictures that fill the blocks, in order and again from the first."""
+    filler_prompts: tuple[str, ...] = ()
+    """Else prompts whose pictures fill them; they are made with the others, and not scored."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise ValueError(f"name {self.name!r} must be letters, digits, _ and -")
-        for name in ("prompts", "metrics"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must hold at least one")
-        if self.samples_per_prompt < 1:
-            raise ValueError(
-                f"samples_per_prompt must be at least 1, got {self.samples_per_prompt}"
-            )
+        if (self.filler_folder is None) != bool(self.filler_prompts):
+            raise ValueError("blocks are filled from filler_folder or filler_prompts: give one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +101,28 @@ class Suite:
     sampling: Sampling
     metrics: tuple[str, ...]
     samples_per_prompt: int = 1
-    references: Path | None = None
-    """Tar or folder of real pictures, of the suite's own."""
+    references: RealPictures | None = None
+    """Real pictures of the suite's own."""
+    blocks: Blocks | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over all that decides what the pictures are; the metrics do not."""
+        """SHA-256 over what decides the pictures and what each is compared with.
+
+        Neither the metrics do, nor where anything lies.
+        """
         deciding = {
             "prompts": [prompt.text for prompt in self.prompts],
+            "targets": [fingerprint(p.target)["sha256"] for p in self.prompts if p.target],
             "samples_per_prompt": self.samples_per_prompt,
             **to_dict(self.sampling),
         }
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def has_real(self) -> NDArray[np.bool_]:
+        """By prompt, whether distances to the real pictures are taken of its pictures."""
+        return np.array([prompt.has_real for prompt in self.prompts])
 
     def items(self) -> list[Item]:
         """Every picture of a checkpoint, in order."""
@@ -129,35 +140,3 @@ def quoted_words(prompt: str) -> list[str]:
     """
     found = re.findall(r"'(.*?)'", prompt.strip().lower())
     return [word for quoted in found for word in quoted.split()]
-
-
-def load_suite(name: str, data: Path = Path()) -> Suite:
-    """The suite of that name, or in the YAML file of that path; ValueError says which there are.
-
-    `data` is the folder of the published prompts and pictures that a suite may name.
-    """
-    path = suite_file(name)
-    config = build(SuiteConfig, read_yaml(path), f"suite {path.stem}")
-    sampling = {key: getattr(config, key) for key in Sampling.__dataclass_fields__}
-    return Suite(
-        name=config.name,
-        prompts=tuple(Prompt(text=text) for text in config.prompts),
-        sampling=Sampling(**sampling),
-        metrics=config.metrics,
-        samples_per_prompt=config.samples_per_prompt,
-    )
-
-
-def suite_file(name: str) -> Path:
-    """The YAML file of a suite, by its name or path."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    folder = Path(str(files("evalfarm"))) / "suites"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(found.stem for found in folder.glob("*.yaml"))
-        close = get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
-        raise ValueError(f"there is no suite {name}: {hint}")
-    return path

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from cluster.rows import open_parquet
 from trainer.data.config import DataConfig, LaionConfig
 from trainer.data.shards import describe_left_out
 from trainer.data.sources.laion_filters import (
@@ -18,7 +19,6 @@ from trainer.data.sources.laion_filters import (
     reasons,
     rules,
 )
-from trainer.data.sources.tables import open_parquet
 
 
 def select_rows(

@@ -30,6 +30,15 @@ def weights_digest(model: Path) -> str:
     return _digest([*files, *base])
 
 
+def model_digest(base: Path, config: str | None, adapters: Path | None) -> str:
+    """SHA-256 over a whole model, the configs of a single file, and adapters upon it."""
+    below = _base_digests(str(base), config)
+    if adapters is None and len(below) == 1:
+        return below[0][1]
+    above = [("adapters", weights_digest(adapters))] if adapters else []
+    return _digest([*above, *below])
+
+
 def files_digest(paths: Iterable[Path]) -> str:
     """SHA-256 over single files, by name and content."""
     return _digest((path.name, fingerprint(path)["sha256"]) for path in paths)

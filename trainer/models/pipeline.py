@@ -2,19 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from peft import LoraConfig as PeftLoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import nn
 
 from cluster.run_folder import MANIFEST, verify
 from trainer.models.family import Family
-from trainer.models.lora import LORA_FILE
+from trainer.models.named import PEFT_WEIGHTS, adapter_layers_in, find_named
 from trainer.models.source import Source, find_model
 from trainer.models.stable_diffusion import StableDiffusion
 from trainer.models.stable_diffusion_xl import StableDiffusionXL
 from trainer.models.untrusted import tensors_of
 
+PEFT_PREFIX = "base_model.model."
 FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL)
 
 
@@ -55,32 +59,63 @@ def load_pipeline(
 
     An export is checked against its manifest first: BrokenFolder names what differs.
     """
-    facts = export_facts(model)
-    if facts.get("base"):
-        source = find_model(str(facts["base"]), facts.get("base_config"))
-    else:
-        source = find_model(str(model), model_config)
+    if Path(model, MANIFEST).is_file():
+        verify(Path(model))
+    found = find_named(str(model) if model_config is None else f"{model}@{model_config}")
+    pipeline = open_pipeline(found.source, device=device, dtype=dtype)
+    if found.adapters:
+        load_adapters(pipeline, found.adapters)
+    return pipeline
+
+
+def open_pipeline(source: Source, *, device: str, dtype: torch.dtype) -> DiffusionPipeline:
+    """A whole model, ready to make pictures."""
     family = family_of(source)
     pipeline = source.open(family.pipeline_classes[0], dtype=dtype, **family.pipeline_settings)
-    if facts.get("kind") in ("lora", "mixed"):
-        _load_adapters(pipeline, Path(model))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
-def export_facts(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an export; empty for a model that is not one of ours."""
-    if not Path(folder, MANIFEST).is_file():
-        return {}
-    return verify(Path(folder))
+def load_adapters(pipeline: DiffusionPipeline, adapters: Path) -> None:
+    """Put adapters upon the networks of a pipeline, from safetensors alone.
+
+    `adapters` is a file in the layout of diffusers or of kohya, or a folder of PEFT's. ValueError
+    if it is none that these networks can take whole.
+    """
+    file = adapters / PEFT_WEIGHTS if adapters.is_dir() else adapters
+    tensors = tensors_of(file)
+    if any("dora_scale" in name for name in tensors):
+        raise ValueError(f"{file} holds adapters of DoRA, which diffusers would load in part")
+    try:
+        if adapters.is_dir():
+            _load_peft(pipeline, adapters)
+        else:
+            pipeline.load_lora_weights(
+                str(file.parent), weight_name=file.name, use_safetensors=True
+            )
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the adapters {file} do not fit their base: {first}") from error
+    _check_fit(pipeline, file, adapter_layers_in(tensors))
 
 
-def _load_adapters(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """From safetensors alone: an adapter that comes as a pickle is converted first."""
-    path = folder / LORA_FILE
-    if not path.is_file():
+def _load_peft(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """PEFT's folder says rank, alpha and more beside the weights, and not whose they are."""
+    settings = PeftLoraConfig.from_pretrained(folder).to_dict()
+    weights = load_file(folder / PEFT_WEIGHTS)
+    layers = {f"unet.{name.removeprefix(PEFT_PREFIX)}": weight for name, weight in weights.items()}
+    metadata = {f"unet.{key}": value for key, value in settings.items()}
+    pipeline.unet.load_lora_adapter(layers, prefix="unet", metadata=metadata)
+
+
+def _check_fit(pipeline: DiffusionPipeline, file: Path, wanted: int) -> None:
+    """diffusers passes over what it knows no layer for, and switches on a dropout that it reads."""
+    found = 0
+    for network in pipeline.components.values():
+        if isinstance(network, nn.Module):
+            network.eval()
+            found += sum(isinstance(layer, BaseTunerLayer) for layer in network.modules())
+    if found != wanted:
         raise ValueError(
-            f"export {folder} holds no {LORA_FILE}, and adapters are read from nothing else"
+            f"the adapters {file} do not fit their base: it has {found} of their {wanted} layers"
         )
-    tensors_of(path)
-    pipeline.load_lora_weights(str(folder), weight_name=LORA_FILE, use_safetensors=True)

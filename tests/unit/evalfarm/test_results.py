@@ -65,7 +65,6 @@ def test_the_table_says_which_end_is_better_and_how_many_were_scored(
     assert head.split("  ")[-1].strip() == "n"
     assert "OCR acc ↑" in head
     assert first.split() == ["step", "0", *["0.000"] * 5, "3"]
-    means, micro, sentences = ["0.750"] * 5, ["1.000", "0.750", "0.857"], ["0.750", "0.250"]
     assert second.split() == ["step", "10", *["0.750"] * 5, "2/3"]
     assert "step 10: it broke" in notes
 

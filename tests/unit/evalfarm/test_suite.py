@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.suite import Suite, load_suite
+from evalfarm.suite import Suite
+from evalfarm.suite_files import load_suite
 from trainer.data.words import word_list
 
 
@@ -22,6 +23,8 @@ def test_the_digest_follows_the_pictures_and_not_the_metrics() -> None:
     assert replace(suite, metrics=("ocr",)).digest == suite.digest
     for changed in (
         replace(suite, sampling=replace(suite.sampling, seed=1)),
+        replace(suite, sampling=replace(suite.sampling, sampler="pndm")),
+        replace(suite, sampling=replace(suite.sampling, negative_prompt="blurred")),
         replace(suite, prompts=suite.prompts[:-1]),
     ):
         assert changed.digest != suite.digest
@@ -41,6 +44,13 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ("{name: a/b, prompts: [a], metrics: [ocr]}", "name 'a/b' must be letters, digits"),
         ("{name: a, prompts: [], metrics: [ocr]}", "prompts must hold at least one"),
         ("{name: a, promts: [a], metrics: [ocr]}", "promts is not a key: did you mean"),
+        ("{name: a, prompts: [a], parti: {}, metrics: [ocr]}", "one place, got prompts and parti"),
+        ("{name: a, prompts: [a], metrics: [ocr], width: 100}", "width must be a multiple of 8"),
+        (
+            "{name: a, prompts: [a], metrics: [ocr], sampler: plms}",
+            r"sampler: expected Literal.* got plms",
+        ),
+        ("{name: a, mario: {subsets: [TMDB]}, metrics: [ocr]}", r"subsets \['TMDB'\] are unknown"),
     ],
 )
 def test_a_mistake_in_a_suite_is_one_line(text: str, message: str, tmp_path: Path) -> None:

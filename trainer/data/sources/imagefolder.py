@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.rows import Row, read_rows
 from trainer.data.config import ImageFolderConfig
 from trainer.data.images import IMAGE_MEMBERS, Unusable, image_size
 from trainer.data.shards import SAMPLES_PER_SHARD
-from trainer.data.sources.tables import Row, read_rows
 from trainer.data.tars import Job, Part, check_side, write_part
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

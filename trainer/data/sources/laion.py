@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.rows import open_parquet
 from trainer.data.config import LaionConfig
 from trainer.data.sources import webdataset
 from trainer.data.sources.laion_filters import (
@@ -27,7 +28,6 @@ from trainer.data.sources.laion_filters import (
     reasons,
     rules,
 )
-from trainer.data.sources.tables import open_parquet
 from trainer.data.tars import Job, Part, TarSample, UnusableShard, list_samples, read_at
 
 VERDICTS = "laion.npy"

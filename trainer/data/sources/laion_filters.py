@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.rows import open_parquet
 from trainer.data.config import LaionConfig
-from trainer.data.sources.tables import open_parquet
 
 # Filter -> names of its column, in lower case, the first that is there. LAION writes WIDTH, its
 # aesthetic subsets AESTHETIC_SCORE; what img2dataset calls width is the picture as it stored it.

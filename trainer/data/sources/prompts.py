@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from cluster.rows import Row, read_rows
 from trainer.data.config import PromptsConfig
 from trainer.data.shards import SAMPLES_PER_SHARD
-from trainer.data.sources.tables import Row, read_rows
 from trainer.data.tars import Job, Part, write_part
 
 PROMPT_COLUMNS = ("prompt", "prompts", "text", "caption")

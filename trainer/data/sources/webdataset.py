@@ -5,8 +5,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from cluster.rows import open_parquet
 from trainer.data.config import WebDatasetConfig
-from trainer.data.sources.tables import open_parquet
 from trainer.data.tars import Job, Part, TarSample, UnusableShard, examine, list_samples
 
 FAILURES = ("failed_to_download", "failed_to_resize")
