@@ -137,9 +137,7 @@ def farm_time(workers: int, units: int, folder: Path) -> tuple[float, float]:
     farm = Farm(config, folder, pools(workers))
     start_all(farm)
     begun_s, begun_cpu_s = time.monotonic(), time.process_time()
-    weights = folder / "model.safetensors"
-    weights.write_bytes(b"0")
-    farm.add(weights, step=None, name="stand-in")
+    farm.add(MODEL, step=None, name="stand-in")
     while not farm.idle:
         farm.work()
     spent = time.monotonic() - begun_s, time.process_time() - begun_cpu_s

@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
         )
+    for command in (watch, score):
+        command.add_argument(
+            "--retry-failed", action="store_true", help="do again what has failed before"
+        )
     add_commands(commands)
     return parser
 
@@ -78,7 +82,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     from evalfarm.farm import watch
 
     _check_suites(config)
-    watch(config, run)
+    watch(config, run, retry_failed=arguments.retry_failed)
 
 
 def _score(arguments: argparse.Namespace) -> None:
@@ -89,7 +93,8 @@ def _score(arguments: argparse.Namespace) -> None:
 
     _check_suites(config)
     models = [find_named(model) for model in arguments.model]
-    for results in score(config, models, arguments.out.absolute()):
+    out = arguments.out.absolute()
+    for results in score(config, models, out, retry_failed=arguments.retry_failed):
         print(results_table(results))
 
 

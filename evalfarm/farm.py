@@ -71,12 +71,18 @@ class Plan:
 class Farm:
     """Some suites over some checkpoints, on Ray."""
 
-    def __init__(self, config: EvalConfig, folder: Path, pools: Sequence[Pool]) -> None:
-        """Results go below `folder`."""
+    def __init__(
+        self, config: EvalConfig, folder: Path, pools: Sequence[Pool], *, retry_failed: bool = False
+    ) -> None:
+        """Results go below `folder`; `retry_failed` does again what has failed before."""
         suites = [load_suite(name, config.suite_data) for name in config.suites]
         self.evaluations = {
             suite.name: Evaluation(suite, config, folder / suite.name) for suite in suites
         }
+        if retry_failed:
+            for suite_name, evaluation in self.evaluations.items():
+                forgotten = evaluation.ledger.forget_failures()
+                log.info("%s: %d rows that failed are done again", suite_name, forgotten)
         self.log = WorkLog(folder / "work.jsonl")
         self.dispatcher = Dispatcher(
             pools,
@@ -206,9 +212,9 @@ class Farm:
         return [plan for owner, plan in self._plans.items() if owner[0] == suite]
 
 
-def watch(config: EvalConfig, run: RunFolder) -> None:
+def watch(config: EvalConfig, run: RunFolder, *, retry_failed: bool = False) -> None:
     """Score the exports of a run as they are published, until the last one is scored."""
-    farm_here = _farm(config, run.evaluations, run.tensorboard)
+    farm_here = _farm(config, run.evaluations, run.tensorboard, retry_failed)
     with farm_here as farm, progress_display(run.evaluations) as show:
         known: set[int] = set()
         while True:
@@ -223,10 +229,13 @@ def watch(config: EvalConfig, run: RunFolder) -> None:
             show()
 
 
-def score(config: EvalConfig, models: Sequence[NamedModel], out: Path) -> list[dict[str, Any]]:
+def score(
+    config: EvalConfig, models: Sequence[NamedModel], out: Path, *, retry_failed: bool = False
+) -> list[dict[str, Any]]:
     """Score any models, not only a run's exports; the results of each suite."""
     names = [model.name for model in models]
-    with _farm(config, out, boards=None) as farm, progress_display(out) as show:
+    farm_here = _farm(config, out, None, retry_failed)
+    with farm_here as farm, progress_display(out) as show:
         for model in models:
             name = model.name if names.count(model.name) == 1 else model.path
             farm.add(model.path, step=None, name=name)
@@ -238,14 +247,17 @@ def score(config: EvalConfig, models: Sequence[NamedModel], out: Path) -> list[d
 
 
 @contextmanager
-def _farm(config: EvalConfig, folder: Path, boards: Path | None) -> Iterator[Farm]:
+def _farm(
+    config: EvalConfig, folder: Path, boards: Path | None, retry_failed: bool
+) -> Iterator[Farm]:
     with ExitStack() as stack:
         stack.enter_context(_only_farm(folder))
         cpus = config.generators + config.scorers
         where = stack.enter_context(ray_cluster(cpus=cpus, gpus=torch.cuda.device_count()))
         wait_for_room(config, where)
         log.info("Ray on %s", where)
-        farm = Farm(config, folder, start_pools(config, folder, boards))
+        pools = start_pools(config, folder, boards)
+        farm = Farm(config, folder, pools, retry_failed=retry_failed)
         stack.callback(farm.close)
         yield farm
 

@@ -66,10 +66,10 @@ class Generator:
         facts: dict[str, Any] = {"status": "failed", "error": NOT_FINITE}
         if image:
             data = _png(image, parameters(unit, item))
-            file = picture_file(unit.subfolder, item.prompt, item.sample)
+            digest = hashlib.sha256(data).hexdigest()
+            file = picture_file(unit.subfolder, item, digest)
             write_bytes(unit.folder / file, data)
             note = ONE_COLOR if image.getcolors(maxcolors=1) else None
-            digest = hashlib.sha256(data).hexdigest()
             facts = {"status": "ok", "file": file, "sha256": digest, "note": note}
         return Picture(
             checkpoint=unit.checkpoint,

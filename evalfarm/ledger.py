@@ -225,6 +225,15 @@ class Ledger:
             self._insert("pictures", [astuple(picture) for picture in pictures])
             self._insert("scores", [_score_row(score) for score in scores])
 
+    def forget_failures(self) -> int:
+        """Drop the rows of what failed, so that it is tried again; how many there were."""
+        with self._storage_errors(), self._transaction():
+            return sum(
+                # The tables' names are our own.
+                self._db.execute(f"DELETE FROM {table} WHERE status = 'failed'").rowcount
+                for table in ("pictures", "scores")
+            )
+
     def checkpoints(self, kind: str) -> list[Checkpoint]:
         """All weights, or all real pictures, by step and name."""
         rows = self._db.execute(

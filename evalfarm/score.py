@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 import evalfarm.metrics  # noqa: F401  # registers them
@@ -49,7 +51,7 @@ class Scorer:
         if spec not in self._metrics:
             self._metrics[spec] = get(spec, self.networks.config)
         try:
-            return [*self._metrics[spec].look(batch)]
+            return [_checked(seen) for seen in self._metrics[spec].look(batch)]
         except Exception as error:
             if len(batch) == 1:
                 return [error]
@@ -74,6 +76,16 @@ class Scorer:
             worker=self.facts.worker,
             seconds=seconds,
         )
+
+
+def _checked(seen: Seen) -> Seen:
+    """ValueError if a number or feature is not finite: it would spoil every mean it is part of."""
+    bad = [name for name, number in seen.numbers.items() if not math.isfinite(number)]
+    if seen.features is not None and not np.isfinite(seen.features).all():
+        bad.append("features")
+    if bad:
+        raise ValueError(f"{', '.join(bad)} not finite")
+    return seen
 
 
 def _open(unit: Look, picture: Picture, prompt: Prompt) -> Asked:

@@ -110,6 +110,10 @@ class Result:
     """Why there is no report."""
 
 
-def picture_file(subfolder: str, prompt: int, sample: int) -> str:
-    """Where a picture lies below its suite's folder."""
-    return f"images/{subfolder}/{prompt:05d}-{sample}.png"
+def picture_file(subfolder: str, item: Item, sha256: str) -> str:
+    """Where a picture lies below its suite's folder.
+
+    Its content is in its name: two workers that make it on unlike machines, one taken for dead by
+    mistake, never write over what the other's row says.
+    """
+    return f"images/{subfolder}/{item.prompt:05d}-{item.sample}-{sha256[:8]}.png"

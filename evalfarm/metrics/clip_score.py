@@ -65,8 +65,9 @@ class ClipScore(Metric):
         """One cosine each."""
         images = image_vectors(batch, self.network)
         prompts = [self.prefix + prompt for prompt in batch.prompts]
-        cosines = (images * text_vectors(batch, self.network, prompts)).sum(dim=-1).tolist()
-        return [Seen(numbers={"score": self.scale * max(0.0, cosine)}) for cosine in cosines]
+        cosines = (images * text_vectors(batch, self.network, prompts)).sum(dim=-1)
+        scores = self.scale * cosines.clamp(min=0)  # NaN stays NaN, where max() would make it 0
+        return [Seen(numbers={"score": score}) for score in scores.tolist()]
 
     def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:
         """The mean over pictures."""

@@ -43,7 +43,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     gap = first.mean - second.mean
     traces = np.square(first.root).sum() + np.square(second.root).sum()
     nuclear = np.linalg.svd(first.root @ second.root.T, compute_uv=False).sum()
-    return max(0.0, float(gap @ gap + traces - 2 * nuclear))  # rounding alone brings it below 0
+    return max(float(gap @ gap + traces - 2 * nuclear), 0.0)  # rounding alone brings it below 0
 
 
 def distance_to(references: Rows, rows: Rows) -> float | None:

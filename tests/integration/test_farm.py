@@ -142,7 +142,7 @@ def test_every_whole_export_is_scored_a_broken_one_is_named_and_the_farm_ends_by
     assert [row["name"] for row in results["rows"]] == ["base", "step 10", "step 20"]
     for row in results["rows"]:
         assert (row["n_expected"], row["n_made"], row["n_scored"]) == (6, 6, 6)
-        assert len(row["values"]) == 7
+        assert len(row["values"]) == len(results["columns"]) == 12
         assert row["complete"]
     distances = [
         value

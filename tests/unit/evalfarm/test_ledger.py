@@ -74,3 +74,11 @@ def test_a_changed_suite_never_mixes_with_old_rows(ledger: Ledger, tmp_path: Pat
     with pytest.raises(ValueError, match="holds the scores of another suite"):
         Ledger(tmp_path / "ledger.sqlite", "mini", "b" * 64)
     Ledger(tmp_path / "ledger.sqlite", "mini", "a" * 64).close()
+
+
+def test_what_failed_is_forgotten_when_it_is_to_be_done_again(ledger: Ledger) -> None:
+    failed = {"status": "failed", "error": "it broke"}
+    ledger.commit([picture(0), picture(1, **failed)], [score(0, **failed)])
+    assert ledger.forget_failures() == 2
+    assert [p.sample for p in ledger.pictures("c")] == [0]
+    assert ledger.scores("c") == []

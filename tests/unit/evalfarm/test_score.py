@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from evalfarm.config import NetworksConfig
@@ -14,7 +15,9 @@ from evalfarm.work import Look
 from trainer.models.ocr import Line
 
 
-def look(folder: Path, spec: str, prompts: list[Prompt]) -> Look:
+def look(
+    folder: Path, spec: str, prompts: list[Prompt], networks: NetworksConfig | None = None
+) -> Look:
     """A unit of grey pictures of these prompts."""
     pictures = []
     for number in range(len(prompts)):
@@ -28,7 +31,7 @@ def look(folder: Path, spec: str, prompts: list[Prompt]) -> Look:
         folder=folder,
         pictures=tuple(pictures),
         prompts=tuple(prompts),
-        metrics=((spec, get(spec, NetworksConfig()).rows),),
+        metrics=((spec, get(spec, networks or NetworksConfig()).rows),),
     )
 
 
@@ -57,3 +60,21 @@ def test_a_picture_that_ocr_breaks_on_fails_alone(tmp_path: Path) -> None:
     assert [score.status for score in scores] == ["ok", "failed", "ok"]
     assert scores[1].error == "RuntimeError: PaddleOCR: it broke"
     assert scores[0].numbers["sentence_right"] == 1
+
+
+def test_a_number_that_is_not_finite_fails_alone(tmp_path: Path, tiny_model: Path) -> None:
+    class Broken:
+        def images(self, images: list[Image.Image]) -> torch.Tensor:
+            rows = [[float("nan") if i.getpixel((0, 0)) == (1, 1, 1) else 1.0] for i in images]
+            return torch.tensor(rows)
+
+        def texts(self, texts: list[str]) -> torch.Tensor:
+            return torch.ones(len(texts), 1)
+
+    networks = NetworksConfig(clip=str(tiny_model / "clip"))
+    scorer = Scorer(networks)
+    scorer.networks.keep("clip", Broken)
+    unit = look(tmp_path, "clip_score", [Prompt(text="a")] * 3, networks)
+    scores = scorer.run(unit).scores
+    assert [score.status for score in scores] == ["ok", "failed", "ok"]
+    assert scores[1].error == "ValueError: score not finite"
