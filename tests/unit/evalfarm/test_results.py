@@ -9,10 +9,10 @@ from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.report import write_reports
-from evalfarm.results import summarize
+from evalfarm.report.report import write_reports
+from evalfarm.results.results import summarize
+from evalfarm.results.verdict import verdict
 from evalfarm.suite import Prompt
-from evalfarm.verdict import verdict
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
 

@@ -12,10 +12,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.exit_codes import MachineFault
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
-from evalfarm.generate import Generator
-from evalfarm.pool import Pool
-from evalfarm.reporter import Reporter
-from evalfarm.score import Scorer
+from evalfarm.farm.generate import Generator
+from evalfarm.farm.pool import Pool
+from evalfarm.farm.reporter import Reporter
+from evalfarm.farm.score import Scorer
 
 log = logging.getLogger(__name__)
 
