@@ -15,6 +15,8 @@ from trainer.models.named import named_digest, weights_of
 
 GENERATORS, SCORERS, REPORTERS = "generators", "scorers", "reporters"
 REAL = Prompt(text="")
+FEWEST_REAL = 2
+"""Of one there is no spread, and no distance to it."""
 
 
 class Evaluation:
@@ -95,10 +97,13 @@ class Evaluation:
         if metric.references == "pairs" and not any(p.target for p in self.suite.prompts):
             return f"suite {self.suite.name} names no real picture for each prompt"
         if metric.references == "set":
-            if self._real_pictures is None:
+            real = self._real_pictures
+            if real is None:
                 return "no real pictures: set eval.references to a tar or folder of them"
-            if self._real_pictures.missing:
-                return f"the real pictures {self._real_pictures.missing} do not exist"
+            if real.missing:
+                return f"the real pictures {real.missing} do not exist"
+            if len(real.names()) < FEWEST_REAL:
+                return f"{real.path} holds fewer than {FEWEST_REAL} real pictures"
         return metric.absent()
 
     @property

@@ -74,6 +74,8 @@ def _row(
     references: Mapping[str, Rows],
     summaries: Summaries,
 ) -> dict[str, Any]:
+    # Counted first: the driver commits meanwhile, and what is called complete must have all values.
+    counts = _counts(evaluation, checkpoint)
     rests_on: dict[str, str] = {}
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     groups: dict[str, dict[str, float]] = {}
@@ -93,7 +95,7 @@ def _row(
         "checkpoint": checkpoint.checkpoint,
         **parts,
         "rests_on": rests_on,
-        **_counts(evaluation, checkpoint),
+        **counts,
         "groups": _groups(evaluation, checkpoint, groups),
         **_remarks(evaluation, checkpoint),
     }

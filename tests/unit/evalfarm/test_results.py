@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
-from evalfarm.config import EvalConfig
+from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.report import write_reports
 from evalfarm.results import summarize
 from evalfarm.suite import Prompt
+from evalfarm.summary import Summaries, Summary
 from evalfarm.verdict import verdict
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
@@ -31,6 +34,39 @@ def test_a_checkpoint_that_is_not_done_is_not_complete(evaluation: Evaluation) -
     write_checkpoint(evaluation, 10, [1.0, 1.0])
     (row,) = summarize(evaluation)["rows"]
     assert not row["complete"]
+
+
+def test_what_is_committed_while_results_are_made_is_never_called_complete_without_it(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0])
+    found = Summaries.of
+
+    def of(*given: Any) -> Summary:
+        summary = found(*given)
+        write_checkpoint(evaluation, 10, [1.0, 1.0, 0.0])  # the driver does not wait
+        return summary
+
+    monkeypatch.setattr(Summaries, "of", of)
+    key = ocr_key(evaluation, "accuracy")
+    first, second = (summarize(evaluation)["rows"][0] for _ in range(2))
+    assert (first["n"][key], first["complete"]) == (2, False)
+    assert (second["n"][key], second["complete"]) == (3, True)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_distance_to_too_few_real_pictures_is_absent_with_the_reason(
+    tmp_path: Path, tiny_model: Path, count: int
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(count):
+        Image.new("L", (32, 32)).save(real / f"{number}.png")
+    config = EvalConfig(references=real, networks=NetworksConfig(clip=str(tiny_model / "clip")))
+    suite = replace(SUITE, metrics=("frechet", "clip_score"))
+    evaluation = Evaluation(suite, config, tmp_path / "three")
+    assert evaluation.absent == {"frechet": f"{real} holds fewer than 2 real pictures"}
+    evaluation.close()
 
 
 def test_what_cannot_be_measured_is_absent_with_its_reason_and_never_zero(
