@@ -1,6 +1,7 @@
 """The farm's actors as Ray is asked for them: how many, on what, and where."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,14 @@ def start_pools(config: EvalConfig, folder: Path, boards: Path | None) -> list[P
         GENERATORS, lambda: generator.remote(config.device, config.precision), config.generators
     )
     scorers = pool(SCORERS, lambda: scorer.remote(config.networks, scorer_device), config.scorers)
-    reporters = pool(REPORTERS, lambda: reporter.remote(config, folder, boards), 1)
+    # Never let go: it takes no room, and a new one draws all curves anew.
+    reporters = Pool(
+        REPORTERS,
+        lambda: reporter.remote(config, folder, boards),
+        most=1,
+        recycle_after=config.recycle_after,
+        idle_s=math.inf,
+    )
     generators.feeds = scorers
     return [generators, scorers, reporters]
 

@@ -5,6 +5,7 @@ It can be killed and started again at any moment: what is left to do follows fro
 
 import fcntl
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -161,8 +162,7 @@ class Farm:
             assert not isinstance(unit, Report)
             plan = self._plans[unit.suite, unit.checkpoint]
             plan.add(unit, 1)
-            # The newest first: that is what whoever watches the training waits for.
-            self.dispatcher.submit(pool, unit, rank=-(plan.checkpoint.step or 0))
+            self.dispatcher.submit(pool, unit, rank=_rank(plan))
 
     def _conclude(self, suite: str) -> None:
         """Have the results told once nothing is left to do for a checkpoint and the references."""
@@ -291,6 +291,11 @@ def _has_ended(run: RunFolder) -> bool:
     if steps and read_manifest(steps[-1][1]).get("final"):
         return True
     return run.state.exists() and bool(read_json(run.state).get("outcome"))
+
+
+def _rank(plan: Plan) -> int:
+    """The least goes first: real pictures, without which nothing is told; then the newest step."""
+    return -sys.maxsize if _is_real(plan) else -(plan.checkpoint.step or 0)
 
 
 def _is_real(plan: Plan) -> bool:

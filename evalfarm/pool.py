@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from evalfarm.work import Unit
+from evalfarm.work import Look, Unit
 
 AHEAD = 2
 """Units that a worker holds where there are plenty: it need not wait for the driver's next one."""
@@ -78,7 +78,13 @@ class Pool:
     """
 
     def __init__(
-        self, name: str, start_actor: Callable[[], Any], *, most: int, recycle_after: int
+        self,
+        name: str,
+        start_actor: Callable[[], Any],
+        *,
+        most: int,
+        recycle_after: int,
+        idle_s: float = IDLE_S,
     ) -> None:
         self.name = name
         self.most = most
@@ -89,6 +95,7 @@ class Pool:
         """In a row."""
         self._start_actor = start_actor
         self._recycle_after = recycle_after
+        self._idle_s = idle_s
         self._queue: list[Lease] = []
         self._seconds: deque[float] = deque(maxlen=50)
         self._started = 0
@@ -100,8 +107,8 @@ class Pool:
 
     @property
     def active(self) -> int:
-        """Units that workers have."""
-        return sum(len(worker.runs) for worker in self.workers)
+        """Units that workers have, but for those that another has done already."""
+        return sum(not run.lease.done for worker in self.workers for run in worker.runs)
 
     @property
     def up(self) -> int:
@@ -112,7 +119,10 @@ class Pool:
     def held_back(self) -> bool:
         """Whether what this pool makes piles up already."""
         after = self.feeds
-        return after is not None and after.waiting > BACKLOG_PER_WORKER * max(1, after.up)
+        if after is None:
+            return False
+        backlog = sum(not _is_of_real(lease.unit) for lease in after._queue)
+        return backlog > BACKLOG_PER_WORKER * max(1, after.up)
 
     def put(self, lease: Lease) -> None:
         """Let a unit wait for a worker."""
@@ -120,13 +130,14 @@ class Pool:
 
     def staff(self) -> None:
         """Ask for as many actors as there is work for; let those go that have had none for long."""
-        wanted = min(self.most, self.waiting + self.active)
+        waiting = 0 if self.held_back else self.waiting  # else it would take the next pool's room
+        wanted = min(self.most, waiting + self.active)
         while len(self.workers) < wanted:
             self.start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
-            idle = not worker.runs and not (worker.starting and self.waiting)
-            if idle and (now_s - worker.idle_since_s > IDLE_S or self._is_used_up(worker)):
+            idle = not worker.runs and not (worker.starting and waiting)
+            if idle and (now_s - worker.idle_since_s > self._idle_s or self._is_used_up(worker)):
                 self.remove(worker)
 
     def remove(self, worker: Worker) -> None:
@@ -174,12 +185,14 @@ class Pool:
         limit_s = max(STRAGGLER_LEAST_S, STRAGGLER * statistics.median(self._seconds))
         now_s = time.monotonic()
         idle = [w for w in self.workers if not w.runs and not w.starting]
-        slow = [
-            worker.runs[0].lease
+        held_up = [  # what waits behind a slow one too
+            run.lease
             for worker in self.workers
             if worker.runs and now_s - worker.runs[0].started_s > limit_s
+            for run in worker.runs
         ]
-        return list(zip(idle, [lease for lease in slow if lease.runs == 1], strict=False))
+        alone = [lease for lease in held_up if lease.runs == 1 and not lease.done]
+        return list(zip(idle, alone, strict=False))
 
     def start_worker(self) -> None:
         """Ask Ray for one more actor."""
@@ -198,3 +211,8 @@ class Pool:
 
     def _is_used_up(self, worker: Worker) -> bool:
         return worker.pictures >= self._recycle_after
+
+
+def _is_of_real(unit: Unit) -> bool:
+    """Whether it is about real pictures: those no pool makes."""
+    return isinstance(unit, Look) and unit.real
