@@ -136,8 +136,8 @@ class Pool:
             self.start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
-            idle = not worker.runs and not (worker.starting and waiting)
-            if idle and (now_s - worker.idle_since_s > self._idle_s or self._is_used_up(worker)):
+            is_idle = not waiting and now_s - worker.idle_since_s > self._idle_s
+            if not worker.runs and (is_idle or self._is_used_up(worker)):
                 self.remove(worker)
 
     def remove(self, worker: Worker) -> None:

@@ -213,14 +213,13 @@ def test_workers_are_recycled_after_so_many_pictures(
     assert max(counts.values()) <= 4 + pool_module.AHEAD - 1
 
 
-def test_idle_workers_are_let_go(
-    dispatch: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_workers_are_let_go(dispatch: Callable[..., Dispatcher]) -> None:
     dispatcher = dispatch()
     submit(dispatcher, "ok 1", "ok 2")
     drain(dispatcher)
     assert dispatcher.pools["pool"].workers
-    monkeypatch.setattr(pool_module, "IDLE_S", 0.0)
+    for worker in dispatcher.pools["pool"].workers:
+        worker.idle_since_s -= pool_module.IDLE_S + 1
     list(dispatcher.finished(0.01))
     assert dispatcher.pools["pool"].workers == []
 

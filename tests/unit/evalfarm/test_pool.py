@@ -76,6 +76,17 @@ def test_a_worker_without_work_is_let_go_but_where_it_takes_no_room(
         assert len(some.workers) == left
 
 
+def test_work_that_comes_at_last_finds_the_idle_worker(
+    pass_time: Callable[[float], None],
+) -> None:
+    some = pool(most=1)
+    start(some, look(0))
+    take_all(some)
+    pass_time(IDLE_S + 1)
+    before = [*some.workers]
+    assert start(some, look(1)) == before
+
+
 def test_a_pool_that_is_held_back_asks_for_no_worker_and_lets_go(
     pass_time: Callable[[float], None],
 ) -> None:
