@@ -29,6 +29,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "absent": evaluation.absent,
         "references": {spec: len(rows) for spec, rows in references.items()},
         "prompts_without_real": np.flatnonzero(~suite.has_real).tolist(),
+        "filler_prompts": [n for n, prompt in enumerate(suite.prompts) if prompt.filler],
         "references_checkpoint": evaluation.references and evaluation.references.checkpoint,
         "rows": [
             _row(evaluation, checkpoint, references, summaries)
