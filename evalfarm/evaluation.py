@@ -71,13 +71,17 @@ class Evaluation:
                 pictures = [made[item.prompt, item.sample] for item in items]
                 yield from self._looks(checkpoint, pictures, list(self.metrics), real=False)
 
-    def follow_up(self, unit: Unit, pictures: Sequence[Picture]) -> Iterator[tuple[str, Unit]]:
-        """What a finished unit leads to: its pictures are to be looked at."""
-        if isinstance(unit, Generate) and self.metrics:
-            good = self._scorable(pictures)
-            if good:
-                specs = list(self.metrics)
-                yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
+    def follow_up(self, unit: Generate) -> Iterator[tuple[str, Unit]]:
+        """What a unit leads to once it is committed: its pictures are to be looked at.
+
+        They are those of the ledger: one that it had before stays as it was.
+        """
+        places = [(item.prompt, item.sample) for item in unit.items]
+        there = self.ledger.pictures(unit.checkpoint, places[0][0], places[-1][0])
+        good = self._scorable([p for p in there if (p.prompt, p.sample) in places])
+        if good and self.metrics:
+            specs = list(self.metrics)
+            yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
 
     @property
     def has_references(self) -> bool:

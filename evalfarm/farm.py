@@ -130,7 +130,7 @@ class Farm:
             evaluation.ledger.commit(result.pictures, result.scores, result.worker)
             self._plans[unit.suite, unit.checkpoint].add(unit, -1)
             if isinstance(unit, Generate):
-                self._submit(evaluation.follow_up(unit, result.pictures))
+                self._submit(evaluation.follow_up(unit))
             else:
                 self._speeds[unit.suite].add(len(unit))
             self._unsaid.add(unit.suite)

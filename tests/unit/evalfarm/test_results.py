@@ -11,11 +11,13 @@ from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
+from evalfarm.ledger import Picture
 from evalfarm.report import write_reports
 from evalfarm.results import summarize
 from evalfarm.suite import Prompt
 from evalfarm.summary import Summaries, Summary
 from evalfarm.verdict import verdict
+from evalfarm.work import Generate, Look
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
 
@@ -122,6 +124,22 @@ def test_pictures_that_lack_a_score_are_looked_at_again(evaluation: Evaluation) 
     ((pool, unit),) = evaluation.units(checkpoint)
     assert pool == "scorers"
     assert [picture.prompt for picture in unit.pictures] == [2]  # type: ignore[union-attr]
+
+
+def test_what_is_looked_at_is_the_picture_that_the_ledger_names(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0])  # the farm was killed; its successor has larger batches
+    (checkpoint,) = evaluation.ledger.checkpoints("weights")
+    ((_, unit),) = list(evaluation.units(checkpoint))[:1]
+    assert isinstance(unit, Generate)
+    made = [
+        Picture(checkpoint=unit.checkpoint, prompt=n, sample=0, status="ok", file=f"new-{n}.png")
+        for n in range(2)
+    ]
+    evaluation.ledger.commit(made)
+    ((pool, look),) = evaluation.follow_up(unit)
+    assert pool == "scorers"
+    assert isinstance(look, Look)
+    assert [picture.file for picture in look.pictures] == ["images/10/0.png", "new-1.png"]
 
 
 @pytest.mark.parametrize("values", [[0.2, 0.4, 0.9]])
