@@ -44,7 +44,7 @@ PROGRESS_EVERY_S = 0.5
 BASE_NAME = "base"
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """What is to be done for a checkpoint, or for the real pictures, by one suite."""
 
@@ -93,8 +93,8 @@ class Farm:
         )
         self._plans: dict[tuple[str, str], Plan] = {}
         self._speeds = {suite.name: Speed() for suite in suites}
-        self._reports: set[str] = set()
-        """Suites whose report is waited for."""
+        self._reports: dict[str, list[Plan]] = {}
+        """By suite whose report is waited for, what it is to tell."""
         self._unsaid: set[str] = set()
         """Suites whose progress is not written yet."""
         self._said_s = 0.0
@@ -166,15 +166,19 @@ class Farm:
 
     def _conclude(self, suite: str) -> None:
         """Have the results told once nothing is left to do for a checkpoint and the references."""
-        plans = self._plans_of(suite)
-        if suite in self._reports or not all(p.is_done for p in plans if _is_real(p)):
-            return
-        if any(plan.is_done and not plan.told for plan in plans):
-            self._reports.add(suite)
+        untold = self._untold(suite)
+        if untold and suite not in self._reports:
+            self._reports[suite] = untold
             self.dispatcher.submit(REPORTERS, Report(suite=suite))
 
+    def _untold(self, suite: str) -> list[Plan]:
+        plans = self._plans_of(suite)
+        if not all(plan.is_done for plan in plans if _is_real(plan)):
+            return []
+        return [plan for plan in plans if plan.is_done and not plan.told]
+
     def _tell(self, suite: str, result: Result) -> None:
-        self._reports.discard(suite)
+        asked = self._reports.pop(suite)
         if result.error:
             log.error("%s: no report: %s", suite, result.error)
         results = result.results or {"columns": [], "rows": []}
@@ -183,7 +187,7 @@ class Farm:
             if plan and row["complete"] and not plan.told:
                 plan.told = True
                 log.info("%s: %s", suite, _line(results["columns"], row))
-        if results["rows"]:
+        if any(plan not in asked for plan in self._untold(suite)):
             self._conclude(suite)  # what became whole while this report was being made
 
     def _say(self) -> None:

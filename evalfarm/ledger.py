@@ -236,9 +236,9 @@ class Ledger:
             )
 
     def checkpoints(self, kind: str) -> list[Checkpoint]:
-        """All weights, or all real pictures, by step and name."""
+        """All weights, or all real pictures, by step and name; of equal ones the latest last."""
         rows = self._db.execute(
-            "SELECT * FROM checkpoints WHERE kind = ? ORDER BY step, name", (kind,)
+            "SELECT * FROM checkpoints WHERE kind = ? ORDER BY step, name, rowid", (kind,)
         )
         return [Checkpoint(**_named(Checkpoint, row)) for row in rows]
 

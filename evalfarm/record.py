@@ -90,7 +90,7 @@ def find_checkpoint(given: str, suite: str | None) -> Scored:
             f"{given} does not say which checkpoint: write {given}@STEP or {given}@NAME; there are "
             f"{', '.join(names)}"
         )
-    for row in record.results["rows"]:
+    for row in reversed(record.results["rows"]):  # of an export made anew the latest
         if name == row["name"] or name == str(row["step"]):
             return Scored(record=record, row=row, given=given)
     raise ValueError(f"{folder} has no checkpoint {name!r}: it has {', '.join(names)}")
