@@ -165,6 +165,16 @@ def test_intervals_stand_beside_the_numbers(evaluation: Evaluation) -> None:
     assert moved["n"][key] == 3
 
 
+def test_n_is_of_the_pictures_in_each_number(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 0.0, 0.5])
+    evaluation.ledger._db.execute(
+        "UPDATE scores SET numbers = json_set(numbers, '$.words_asked', 0) WHERE prompt = 0"
+    )
+    (row,) = summarize(evaluation)["rows"]
+    names = ("ned", "f1", "sentence_accuracy", "cer")  # a prompt without words is no sentence
+    assert [row["n"][ocr_key(evaluation, name)] for name in names] == [3, 3, 2, 2]
+
+
 def test_groups_have_means_and_counts_of_their_own(tmp_path: Path) -> None:
     prompts = [Prompt(text=f"'{n}'", group=g) for n, g in enumerate(("short", "long", "long", ""))]
     prompts.append(Prompt(text="to fill the grid", group="long", filler=True))
