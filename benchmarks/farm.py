@@ -43,11 +43,12 @@ from cluster.ray_cluster import ray_cluster
 from cluster.run_folder import write_text
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
-from evalfarm.farm import Farm, score
-from evalfarm.generate import make_pictures
+from evalfarm.farm import pool as pool_module
+from evalfarm.farm.driver import Farm, score
+from evalfarm.farm.generate import make_pictures
+from evalfarm.farm.pool import Pool
 from evalfarm.metrics.base import Asked, Batch, get
 from evalfarm.networks import Networks
-from evalfarm.pool import Pool
 from evalfarm.references import picture_names, read_picture
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate
@@ -168,6 +169,7 @@ def pools(workers: int) -> list[Pool]:
 
 def start_all(farm: Farm) -> None:
     """Return when every worker is up."""
+    pool_module.IDLE_S = math.inf  # those that are up first wait for the last
     for pool in farm.dispatcher.pools.values():
         while len(pool.workers) < pool.most:
             pool.start_worker()

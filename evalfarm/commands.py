@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.run_folder import RunFolder, read_json
 from cluster.table import results_table
-from evalfarm.progress import progress_lines, read_progress
+from evalfarm.farm.progress import progress_lines, read_progress
 
 COMPARE = """Say which differences between two checkpoints are real.
 
@@ -87,7 +87,7 @@ def _command(
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from evalfarm.record import suites_below
+    from evalfarm.results.record import suites_below
 
     progress = read_progress(suites_below(arguments.run))
     if not progress:
@@ -98,7 +98,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from evalfarm.record import suites_below
+    from evalfarm.results.record import suites_below
 
     found = sorted(suites_below(arguments.run).glob("*/results.json"))
     if not found:
@@ -109,9 +109,9 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from evalfarm.compare import compare
-    from evalfarm.comparison_table import comparison_table
-    from evalfarm.record import find_checkpoint
+    from evalfarm.results.compare import compare
+    from evalfarm.results.comparison_table import comparison_table
+    from evalfarm.results.record import find_checkpoint
 
     first = find_checkpoint(arguments.first, arguments.suite)
     second = find_checkpoint(arguments.second, arguments.suite)
@@ -119,14 +119,14 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    from evalfarm.promote import promote
+    from evalfarm.results.promote import promote
 
     run = RunFolder.existing(arguments.run)
     print(promote(run, arguments.suite, arguments.metric, arguments.to))
 
 
 def _vote_make(arguments: argparse.Namespace) -> None:
-    from evalfarm.record import find_checkpoint
+    from evalfarm.results.record import find_checkpoint
     from evalfarm.vote.page import write_page
     from evalfarm.vote.pairs import draw_pairs
 

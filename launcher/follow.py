@@ -147,7 +147,7 @@ def _numbers(row: dict[str, Any], columns: list[dict[str, Any]]) -> str:
     numbers = [
         f"{column['title']} {row['values'][column['key']]:.{column['decimals']}f}"
         for column in columns
-        if column["key"] in row["values"]
+        if column["headline"] and column["key"] in row["values"]
     ]
     return f"{', '.join(numbers)}, n {row['n_scored']}"
 

@@ -15,7 +15,7 @@ import evalfarm.metrics  # noqa: F401  # registers them
 from cluster.run_folder import read_json, write_json
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import get
-from evalfarm.record import Scored, labels
+from evalfarm.results.record import Scored, labels
 
 KEY = "key.json"
 

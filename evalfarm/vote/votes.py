@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.table import align
-from evalfarm.statistics import Estimate, mean, resamples, whole_set
+from evalfarm.results.statistics import Estimate, mean, resamples, whole_set
 from evalfarm.vote.bradley_terry import strengths
 from evalfarm.vote.pairs import Key
 

@@ -17,11 +17,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
 from cluster.exit_codes import MachineFault
-from evalfarm import pool as pool_module
-from evalfarm.dispatch import Dispatcher
-from evalfarm.pool import Pool
+from evalfarm.farm import pool as pool_module
+from evalfarm.farm.dispatch import Dispatcher
+from evalfarm.farm.pool import Pool
+from evalfarm.farm.work_log import WorkLog
 from evalfarm.work import Report, Result, Unit
-from evalfarm.work_log import WorkLog
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from cluster.exit_codes import ExitCode
 from cluster.processes import kill_session
 from cluster.run_folder import RunFolder
-from evalfarm.pool import AHEAD
+from evalfarm.farm.pool import AHEAD
 from tests.conftest import CHECKOUT, publish_lora_export
 from tests.integration.test_farm import log, rows
 

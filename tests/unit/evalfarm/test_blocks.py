@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evalfarm.blocks import GAP_PX, block_grid, write_block_grids
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import Checkpoint, Picture
+from evalfarm.report.blocks import GAP_PX, block_grid, write_block_grids
 from evalfarm.suite import Blocks, Prompt, Sampling, Suite
 from evalfarm.suite_files import load_suite
 

@@ -14,11 +14,11 @@ from tensorboard.data.provider import RunTagFilter
 from tensorboard.data.server_ingester import ExistingServerDataIngester, get_server_binary
 from tensorboard.util.grpc_util import ChannelCredsType
 
-from evalfarm.board import Board
-from evalfarm.confidence import THRESHOLDS, confidence_curve, judged_words
 from evalfarm.evaluation import Evaluation
-from evalfarm.grid import picture_grid
-from evalfarm.results import summarize
+from evalfarm.report.board import Board
+from evalfarm.report.confidence import THRESHOLDS, confidence_curve, judged_words
+from evalfarm.report.grid import picture_grid
+from evalfarm.results.results import summarize
 from tests.unit.evalfarm.conftest import ocr_key, write_checkpoint
 
 Curve = list[tuple[int, float]]

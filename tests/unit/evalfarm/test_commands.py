@@ -8,8 +8,8 @@ import pytest
 from evalfarm.__main__ import main
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.progress import Progress, Speed, write_progress
-from evalfarm.report import write_reports
+from evalfarm.farm.progress import Progress, Speed, write_progress
+from evalfarm.report.report import write_reports
 from tests.unit.evalfarm.conftest import SUITE, write_checkpoint
 
 

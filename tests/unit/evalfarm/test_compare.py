@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.compare import Comparison, compare
-from evalfarm.comparison_table import comparison_table
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.ocr import Ocr
-from evalfarm.record import find_checkpoint
-from evalfarm.report import write_reports
+from evalfarm.report.report import write_reports
+from evalfarm.results.compare import Comparison, compare
+from evalfarm.results.comparison_table import comparison_table
+from evalfarm.results.record import find_checkpoint
 from evalfarm.suite import Prompt, Sampling, Suite
 from tests.unit.evalfarm.conftest import write_checkpoint
 

@@ -8,9 +8,9 @@ import pytest
 from cluster.exit_codes import MachineFault
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
-from evalfarm.farm import Farm, Plan
+from evalfarm.farm.driver import Farm, Plan
+from evalfarm.farm.pool import Pool
 from evalfarm.ledger import Checkpoint
-from evalfarm.pool import Pool
 from evalfarm.work import Result
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cluster.run_folder import BrokenFolder
-from evalfarm.generate import Generator, parameters, picture_seed
+from evalfarm.farm.generate import Generator, parameters, picture_seed
 from evalfarm.ledger import Picture
 from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate

@@ -13,11 +13,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
+from evalfarm.farm.score import Scorer
 from evalfarm.metrics.base import Asked, Batch, column_key, get
 from evalfarm.metrics.inception_score import PARTS, SEED, part_scores
 from evalfarm.metrics.kid import squared_mmd, subset_distances
 from evalfarm.networks import Networks
-from evalfarm.score import Scorer
 from evalfarm.work import Look
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import SUITE, rows_of

@@ -1,17 +1,15 @@
 """A pool of stand-ins for actors: who is asked for, who is let go, and who gets what."""
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from evalfarm import pool as pool_module
+from evalfarm.farm import pool as pool_module
+from evalfarm.farm.pool import BACKLOG_PER_WORKER, IDLE_S, STRAGGLER_LEAST_S, Lease, Pool, Worker
 from evalfarm.ledger import Picture
-from evalfarm.pool import BACKLOG_PER_WORKER, IDLE_S, STRAGGLER_LEAST_S, Lease, Pool, Worker
 from evalfarm.work import Look
 
 
@@ -28,10 +26,10 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return pass_some
 
 
-def pool(most: int = 2, **given: Any) -> Pool:
+def pool(most: int = 2) -> Pool:
     answers = SimpleNamespace(remote=lambda *_: object())
     actor = SimpleNamespace(started=answers, run=answers)
-    return Pool("pool", lambda: actor, most=most, recycle_after=1000, **given)
+    return Pool("pool", lambda: actor, most=most, recycle_after=1000)
 
 
 def look(number: int, *, real: bool = False) -> Lease:
@@ -67,8 +65,9 @@ def take_all(some: Pool) -> None:
 def test_a_worker_without_work_is_let_go_but_where_it_takes_no_room(
     pass_time: Callable[[float], None],
 ) -> None:
-    for idle_s, left in ((IDLE_S, 0), (math.inf, 1)):
-        some = pool(idle_s=idle_s)
+    for lets_go, left in ((True, 0), (False, 1)):
+        some = pool()
+        some.lets_go = lets_go
         start(some, look(0))
         take_all(some)
         pass_time(IDLE_S + 1)

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cluster.run_folder import read_json, write_json
-from evalfarm.progress import FILE, Progress, Speed, progress_lines, read_progress, write_progress
+from evalfarm.farm.progress import (
+    FILE,
+    Progress,
+    Speed,
+    progress_lines,
+    read_progress,
+    write_progress,
+)
 
 
 def checkpoint(name: str, made: int, scored: int) -> Progress:

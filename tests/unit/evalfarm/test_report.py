@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalfarm.charts import LEFT, RIGHT, WIDTH, chart, nice_ticks
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.gallery import embedded
-from evalfarm.picture_table import picture_table
-from evalfarm.report import report_page, spread, write_reports
-from evalfarm.results import summarize
+from evalfarm.report.charts import LEFT, RIGHT, WIDTH, chart, nice_ticks
+from evalfarm.report.gallery import embedded
+from evalfarm.report.picture_table import picture_table
+from evalfarm.report.report import report_page, spread, write_reports
+from evalfarm.results.results import summarize
 from evalfarm.suite import Prompt, Sampling, Suite
 from tests.unit.evalfarm.conftest import SUITE, write_checkpoint
 

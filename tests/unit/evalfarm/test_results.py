@@ -12,11 +12,11 @@ from cluster.table import results_table
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import Picture
-from evalfarm.report import write_reports
-from evalfarm.results import summarize
+from evalfarm.report.report import write_reports
+from evalfarm.results.results import summarize
+from evalfarm.results.summary import Summaries, Summary
+from evalfarm.results.verdict import verdict
 from evalfarm.suite import Prompt
-from evalfarm.summary import Summaries, Summary
-from evalfarm.verdict import verdict
 from evalfarm.work import Generate, Look
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series

@@ -5,7 +5,7 @@ import pytest
 
 from evalfarm.ledger import Rows
 from evalfarm.metrics.frechet_distance import frechet_distance, gaussian
-from evalfarm.statistics import (
+from evalfarm.results.statistics import (
     bootstrap,
     bootstrap_difference,
     common_pictures,

@@ -8,11 +8,11 @@ import pytest
 from cluster.run_folder import BrokenFolder, RunFolder, publish, read_json, remove_step, verify
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.promote import promote
-from evalfarm.record import find_checkpoint
-from evalfarm.report import write_reports
-from evalfarm.results import summarize
-from evalfarm.verdict import PATIENCE, verdict
+from evalfarm.report.report import write_reports
+from evalfarm.results.promote import promote
+from evalfarm.results.record import find_checkpoint
+from evalfarm.results.results import summarize
+from evalfarm.results.verdict import PATIENCE, verdict
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.config import EarlyStopConfig
 from trainer.early_stop import read_series, stalled

@@ -12,7 +12,13 @@ from launcher.follow import Follower, progress_line
 from launcher.local import last_words
 from launcher.status import details, results_and_places
 
-COLUMN = {"key": "f1/x", "title": "F1", "decimals": 2, "higher_is_better": True}
+COLUMN = {
+    "key": "f1/x",
+    "title": "F1",
+    "decimals": 2,
+    "higher_is_better": True,
+    "headline": True,
+}
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.record import find_checkpoint
-from evalfarm.report import write_reports
+from evalfarm.report.report import write_reports
+from evalfarm.results.record import find_checkpoint
 from evalfarm.suite import Prompt, Sampling, Suite
 from evalfarm.vote.bradley_terry import strengths
 from evalfarm.vote.page import write_page

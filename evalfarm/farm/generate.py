@@ -16,10 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cluster.run_folder import write_bytes
+from evalfarm.farm.worker import worker_facts
 from evalfarm.ledger import Picture
 from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate, Result, picture_file
-from evalfarm.worker import worker_facts
 from trainer.models.dtypes import DTYPES
 from trainer.models.loaded import LoadedModel
 from trainer.models.named import find_named, weights_of

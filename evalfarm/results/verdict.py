@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.base import Column, Metric, column_key
-from evalfarm.statistics import common_pictures, mean_difference
+from evalfarm.results.statistics import common_pictures, mean_difference
 
 PATIENCE = 3
 TREND_VALUES = 4

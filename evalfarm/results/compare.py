@@ -13,8 +13,8 @@ import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Metric, get
-from evalfarm.record import Scored
-from evalfarm.statistics import (
+from evalfarm.results.record import Scored
+from evalfarm.results.statistics import (
     CONFIDENCE,
     Estimate,
     bootstrap_difference,

@@ -10,7 +10,7 @@ from cluster.run_folder import read_json
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import NO_ROWS, Checkpoint, Rows
 from evalfarm.metrics.base import Metric, column_key
-from evalfarm.summary import PARTS, Summaries
+from evalfarm.results.summary import PARTS, Summaries
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 from evalfarm.evaluation import Evaluation
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Column
-from evalfarm.picture_table import looks_by_picture
+from evalfarm.report.picture_table import looks_by_picture
 
 EMBEDDED_PX = 256
 """The longer side, at most: what is larger becomes a JPEG of this size."""

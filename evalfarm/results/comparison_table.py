@@ -1,8 +1,8 @@
 """A comparison of two checkpoints as text."""
 
 from cluster.table import align
-from evalfarm.compare import Comparison, Difference
-from evalfarm.record import labels
+from evalfarm.results.compare import Comparison, Difference
+from evalfarm.results.record import labels
 
 
 def comparison_table(comparison: Comparison) -> str:

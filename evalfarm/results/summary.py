@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Column, Metric, column_key
-from evalfarm.statistics import Estimate, bootstrap, mean, whole_set
+from evalfarm.results.statistics import Estimate, bootstrap, mean, whole_set
 
 RULES = "2"  # raised when values or intervals are computed otherwise: then none is taken over
 PARTS = ("values", "intervals", "n")

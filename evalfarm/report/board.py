@@ -19,8 +19,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from evalfarm.drawing import draw_layout, draw_recipe, draw_rows
 from evalfarm.evaluation import Evaluation
+from evalfarm.report.drawing import draw_layout, draw_recipe, draw_rows
 
 EVENTS = "events.out.tfevents"
 GENERATION = "generation-"

@@ -16,9 +16,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.exit_codes import MachineFault
 from cluster.program import STORAGE_ERRORS
-from evalfarm.pool import Lease, Pool, Worker
+from evalfarm.farm.pool import Lease, Pool, Worker
+from evalfarm.farm.work_log import WorkLog
 from evalfarm.work import Result, Unit
-from evalfarm.work_log import WorkLog
 
 DEATHS_AT_START = 3
 GET_TIMEOUT_S = 60.0

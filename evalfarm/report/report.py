@@ -8,13 +8,13 @@ from typing import Any
 from jinja2 import Environment
 
 from cluster.run_folder import write_json, write_text
-from evalfarm.charts import chart
 from evalfarm.evaluation import Evaluation
-from evalfarm.gallery import Cell, Gallery, extremes
 from evalfarm.metrics.base import column_key
-from evalfarm.picture_table import picture_table
-from evalfarm.results import summarize
-from evalfarm.verdict import verdict
+from evalfarm.report.charts import chart
+from evalfarm.report.gallery import Cell, Gallery, extremes
+from evalfarm.report.picture_table import picture_table
+from evalfarm.results.results import summarize
+from evalfarm.results.verdict import verdict
 
 SHOWN_PROMPTS = 48
 SHOWN_CHECKPOINTS = 8
@@ -35,7 +35,7 @@ def write_reports(evaluation: Evaluation) -> dict[str, Any]:
 def report_page(evaluation: Evaluation, results: Mapping[str, Any]) -> str:
     """The page: numbers, curves, groups, best and worst pictures, the same prompts over the
     steps, and prompt by prompt from the first checkpoint to the last."""
-    template = files("evalfarm").joinpath("report.html.j2").read_text()
+    template = files("evalfarm.report").joinpath("report.html.j2").read_text()
     shown = spread(results["rows"], SHOWN_CHECKPOINTS)
     galleries = [Gallery(evaluation, row["checkpoint"]) for row in shown]
     charts = [chart(column, results["rows"]) for column in results["columns"]]

@@ -78,24 +78,19 @@ class Pool:
     """
 
     def __init__(
-        self,
-        name: str,
-        start_actor: Callable[[], Any],
-        *,
-        most: int,
-        recycle_after: int,
-        idle_s: float = IDLE_S,
+        self, name: str, start_actor: Callable[[], Any], *, most: int, recycle_after: int
     ) -> None:
         self.name = name
         self.most = most
         self.feeds: Pool | None = None
         """The pool that goes on with what this one makes."""
+        self.lets_go = True
+        """Whether a worker that has had no work for long makes room for others."""
         self.workers: list[Worker] = []
         self.deaths_at_start = 0
         """In a row."""
         self._start_actor = start_actor
         self._recycle_after = recycle_after
-        self._idle_s = idle_s
         self._queue: list[Lease] = []
         self._seconds: deque[float] = deque(maxlen=50)
         self._started = 0
@@ -136,8 +131,8 @@ class Pool:
             self.start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
-            is_idle = not waiting and now_s - worker.idle_since_s > self._idle_s
-            if not worker.runs and (is_idle or self._is_used_up(worker)):
+            is_idle = not waiting and now_s - worker.idle_since_s > IDLE_S
+            if not worker.runs and ((is_idle and self.lets_go) or self._is_used_up(worker)):
                 self.remove(worker)
 
     def remove(self, worker: Worker) -> None:

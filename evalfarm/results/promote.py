@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.run_folder import MANIFEST, RunFolder, publish, read_json, verify
-from evalfarm.record import Record, open_record
-from evalfarm.verdict import best_step
+from evalfarm.results.record import Record, open_record
+from evalfarm.results.verdict import best_step
 from trainer.models.digest import weights_digest
 
 

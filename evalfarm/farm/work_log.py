@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from evalfarm.pool import Lease, Pool, Worker
+from evalfarm.farm.pool import Lease, Pool, Worker
 from evalfarm.work import Generate, Look
 
 

@@ -25,16 +25,16 @@ from cluster.run_folder import (
     read_manifest,
     verify,
 )
-from evalfarm.actors import start_pools, wait_for_room
 from evalfarm.config import EvalConfig
-from evalfarm.dispatch import Dispatcher
 from evalfarm.evaluation import REPORTERS, Evaluation
+from evalfarm.farm.actors import start_pools, wait_for_room
+from evalfarm.farm.dispatch import Dispatcher
+from evalfarm.farm.pool import Pool
+from evalfarm.farm.progress import Progress, Speed, progress_display, write_progress
+from evalfarm.farm.work_log import WorkLog
 from evalfarm.ledger import Checkpoint
-from evalfarm.pool import Pool
-from evalfarm.progress import Progress, Speed, progress_display, write_progress
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate, Report, Result, Unit
-from evalfarm.work_log import WorkLog
 from trainer.models.named import NamedModel
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """The farm's actors as Ray is asked for them: how many, on what, and where."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.exit_codes import MachineFault
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
-from evalfarm.generate import Generator
-from evalfarm.pool import Pool
-from evalfarm.reporter import Reporter
-from evalfarm.score import Scorer
+from evalfarm.farm.generate import Generator
+from evalfarm.farm.pool import Pool
+from evalfarm.farm.reporter import Reporter
+from evalfarm.farm.score import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +42,8 @@ def start_pools(config: EvalConfig, folder: Path, boards: Path | None) -> list[P
         GENERATORS, lambda: generator.remote(config.device, config.precision), config.generators
     )
     scorers = pool(SCORERS, lambda: scorer.remote(config.networks, scorer_device), config.scorers)
-    # Never let go: it takes no room, and a new one draws all curves anew.
-    reporters = Pool(
-        REPORTERS,
-        lambda: reporter.remote(config, folder, boards),
-        most=1,
-        recycle_after=config.recycle_after,
-        idle_s=math.inf,
-    )
+    reporters = pool(REPORTERS, lambda: reporter.remote(config, folder, boards), 1)
+    reporters.lets_go = False  # it takes no room, and a new one draws all curves anew
     generators.feeds = scorers
     return [generators, scorers, reporters]
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from cluster.run_folder import RunFolder
-from evalfarm.blocks import write_block_grids
-from evalfarm.board import Board
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.report import write_reports
+from evalfarm.report.blocks import write_block_grids
+from evalfarm.report.board import Board
+from evalfarm.report.report import write_reports
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Report, Result
 
