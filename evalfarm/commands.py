@@ -33,19 +33,18 @@ whose picture is where and is not for them. Each voter saves a file of votes; `r
 REPORT = """Print a run's results.
 
   python -m evalfarm report --run runs/mini --intervals"""
-
-
 STATUS = """Say how far a farm is, wherever it runs: what is made, scored, and left.
 
   python -m evalfarm status --run runs/mini"""
+RUN_OR_OUT = "the run folder, or the --out of `score`"
 
 
 def add_commands(commands: Any) -> None:
     """Put them into a parser's subcommands."""
     status = _command(commands, "status", "how far a farm is", STATUS, _status)
-    status.add_argument("--run", type=Path, required=True, help="the run folder")
+    status.add_argument("--run", type=Path, required=True, help=RUN_OR_OUT)
     report = _command(commands, "report", "print a run's results", REPORT, _report)
-    report.add_argument("--run", type=Path, required=True, help="the run folder")
+    report.add_argument("--run", type=Path, required=True, help=RUN_OR_OUT)
     report.add_argument(
         "--intervals", action="store_true", help="half of each 95 %% interval beside its value"
     )
@@ -88,20 +87,22 @@ def _command(
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    run = RunFolder.existing(arguments.run)
-    progress = read_progress(run.evaluations)
+    from evalfarm.results.record import suites_below
+
+    progress = read_progress(suites_below(arguments.run))
     if not progress:
         raise ValueError(
-            f"no farm has begun with {run.root}: `python -m evalfarm watch` starts one"
+            f"no farm has begun with {arguments.run}: `python -m evalfarm watch` starts one"
         )
     print("\n".join(progress_lines(progress)))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    run = RunFolder.existing(arguments.run)
-    found = sorted(run.evaluations.glob("*/results.json"))
+    from evalfarm.results.record import suites_below
+
+    found = sorted(suites_below(arguments.run).glob("*/results.json"))
     if not found:
-        raise ValueError(f"{run.evaluations} holds no results yet")
+        raise ValueError(f"{arguments.run} holds no results yet")
     for path in found:
         table = results_table(read_json(path), intervals=arguments.intervals)
         print(f"{path.parent.name}\n{table}\n")

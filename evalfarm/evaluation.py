@@ -15,6 +15,8 @@ from trainer.models.named import named_digest, weights_of
 
 GENERATORS, SCORERS, REPORTERS = "generators", "scorers", "reporters"
 REAL = Prompt(text="")
+FEWEST_REAL = 2
+"""Of one there is no spread, and no distance to it."""
 
 
 class Evaluation:
@@ -69,13 +71,17 @@ class Evaluation:
                 pictures = [made[item.prompt, item.sample] for item in items]
                 yield from self._looks(checkpoint, pictures, list(self.metrics), real=False)
 
-    def follow_up(self, unit: Unit, pictures: Sequence[Picture]) -> Iterator[tuple[str, Unit]]:
-        """What a finished unit leads to: its pictures are to be looked at."""
-        if isinstance(unit, Generate) and self.metrics:
-            good = self._scorable(pictures)
-            if good:
-                specs = list(self.metrics)
-                yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
+    def follow_up(self, unit: Generate) -> Iterator[tuple[str, Unit]]:
+        """What a unit leads to once it is committed: its pictures are to be looked at.
+
+        They are those of the ledger: one that it had before stays as it was.
+        """
+        places = [(item.prompt, item.sample) for item in unit.items]
+        there = self.ledger.pictures(unit.checkpoint, places[0][0], places[-1][0])
+        good = self._scorable([p for p in there if (p.prompt, p.sample) in places])
+        if good and self.metrics:
+            specs = list(self.metrics)
+            yield SCORERS, self._look(unit.checkpoint, self.folder, good, specs, real=False)
 
     @property
     def has_references(self) -> bool:
@@ -95,10 +101,13 @@ class Evaluation:
         if metric.references == "pairs" and not any(p.target for p in self.suite.prompts):
             return f"suite {self.suite.name} names no real picture for each prompt"
         if metric.references == "set":
-            if self._real_pictures is None:
+            real = self._real_pictures
+            if real is None:
                 return "no real pictures: set eval.references to a tar or folder of them"
-            if self._real_pictures.missing:
-                return f"the real pictures {self._real_pictures.missing} do not exist"
+            if real.missing:
+                return f"the real pictures {real.missing} do not exist"
+            if len(real.names()) < FEWEST_REAL:
+                return f"{real.path} holds fewer than {FEWEST_REAL} real pictures"
         return metric.absent()
 
     @property

@@ -68,6 +68,7 @@ CREATE TABLE IF NOT EXISTS scores (
 """
 SCHEMA_VERSION = "2"
 BUSY_TIMEOUT_S = 60.0
+MOST = 2**63 - 1  # of SQLite's integers
 STORAGE_CODES = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_READONLY: errno.EROFS,
@@ -235,16 +236,18 @@ class Ledger:
             )
 
     def checkpoints(self, kind: str) -> list[Checkpoint]:
-        """All weights, or all real pictures, by step and name."""
+        """All weights, or all real pictures, by step and name; of equal ones the latest last."""
         rows = self._db.execute(
-            "SELECT * FROM checkpoints WHERE kind = ? ORDER BY step, name", (kind,)
+            "SELECT * FROM checkpoints WHERE kind = ? ORDER BY step, name, rowid", (kind,)
         )
         return [Checkpoint(**_named(Checkpoint, row)) for row in rows]
 
-    def pictures(self, checkpoint: str) -> list[Picture]:
-        """The pictures of a checkpoint, in the order of the suite."""
+    def pictures(self, checkpoint: str, first: int = 0, last: int = MOST) -> list[Picture]:
+        """The pictures of a checkpoint in the order of the suite; those of some prompts."""
         rows = self._db.execute(
-            "SELECT * FROM pictures WHERE checkpoint = ? ORDER BY prompt, sample", (checkpoint,)
+            "SELECT * FROM pictures WHERE checkpoint = ? AND prompt BETWEEN ? AND ?"
+            " ORDER BY prompt, sample",
+            (checkpoint, first, last),
         )
         return [Picture(**_named(Picture, row)) for row in rows]
 

@@ -43,6 +43,7 @@ def start_pools(config: EvalConfig, folder: Path, boards: Path | None) -> list[P
     )
     scorers = pool(SCORERS, lambda: scorer.remote(config.networks, scorer_device), config.scorers)
     reporters = pool(REPORTERS, lambda: reporter.remote(config, folder, boards), 1)
+    reporters.lets_go = False  # it takes no room, and a new one draws all curves anew
     generators.feeds = scorers
     return [generators, scorers, reporters]
 

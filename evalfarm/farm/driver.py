@@ -5,6 +5,7 @@ It can be killed and started again at any moment: what is left to do follows fro
 
 import fcntl
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,7 +44,7 @@ PROGRESS_EVERY_S = 0.5
 BASE_NAME = "base"
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """What is to be done for a checkpoint, or for the real pictures, by one suite."""
 
@@ -92,8 +93,8 @@ class Farm:
         )
         self._plans: dict[tuple[str, str], Plan] = {}
         self._speeds = {suite.name: Speed() for suite in suites}
-        self._reports: set[str] = set()
-        """Suites whose report is waited for."""
+        self._reports: dict[str, list[Plan]] = {}
+        """By suite whose report is waited for, what it is to tell."""
         self._unsaid: set[str] = set()
         """Suites whose progress is not written yet."""
         self._said_s = 0.0
@@ -129,7 +130,7 @@ class Farm:
             evaluation.ledger.commit(result.pictures, result.scores, result.worker)
             self._plans[unit.suite, unit.checkpoint].add(unit, -1)
             if isinstance(unit, Generate):
-                self._submit(evaluation.follow_up(unit, result.pictures))
+                self._submit(evaluation.follow_up(unit))
             else:
                 self._speeds[unit.suite].add(len(unit))
             self._unsaid.add(unit.suite)
@@ -161,20 +162,23 @@ class Farm:
             assert not isinstance(unit, Report)
             plan = self._plans[unit.suite, unit.checkpoint]
             plan.add(unit, 1)
-            # The newest first: that is what whoever watches the training waits for.
-            self.dispatcher.submit(pool, unit, rank=-(plan.checkpoint.step or 0))
+            self.dispatcher.submit(pool, unit, rank=_rank(plan))
 
     def _conclude(self, suite: str) -> None:
         """Have the results told once nothing is left to do for a checkpoint and the references."""
-        plans = self._plans_of(suite)
-        if suite in self._reports or not all(p.is_done for p in plans if _is_real(p)):
-            return
-        if any(plan.is_done and not plan.told for plan in plans):
-            self._reports.add(suite)
+        untold = self._untold(suite)
+        if untold and suite not in self._reports:
+            self._reports[suite] = untold
             self.dispatcher.submit(REPORTERS, Report(suite=suite))
 
+    def _untold(self, suite: str) -> list[Plan]:
+        plans = self._plans_of(suite)
+        if not all(plan.is_done for plan in plans if _is_real(plan)):
+            return []
+        return [plan for plan in plans if plan.is_done and not plan.told]
+
     def _tell(self, suite: str, result: Result) -> None:
-        self._reports.discard(suite)
+        asked = self._reports.pop(suite)
         if result.error:
             log.error("%s: no report: %s", suite, result.error)
         results = result.results or {"columns": [], "rows": []}
@@ -183,7 +187,7 @@ class Farm:
             if plan and row["complete"] and not plan.told:
                 plan.told = True
                 log.info("%s: %s", suite, _line(results["columns"], row))
-        if results["rows"]:
+        if any(plan not in asked for plan in self._untold(suite)):
             self._conclude(suite)  # what became whole while this report was being made
 
     def _say(self) -> None:
@@ -291,6 +295,11 @@ def _has_ended(run: RunFolder) -> bool:
     if steps and read_manifest(steps[-1][1]).get("final"):
         return True
     return run.state.exists() and bool(read_json(run.state).get("outcome"))
+
+
+def _rank(plan: Plan) -> int:
+    """The least goes first: real pictures, without which nothing is told; then the newest step."""
+    return -sys.maxsize if _is_real(plan) else -(plan.checkpoint.step or 0)
 
 
 def _is_real(plan: Plan) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from evalfarm.work import Unit
+from evalfarm.work import Look, Unit
 
 AHEAD = 2
 """Units that a worker holds where there are plenty: it need not wait for the driver's next one."""
@@ -84,6 +84,8 @@ class Pool:
         self.most = most
         self.feeds: Pool | None = None
         """The pool that goes on with what this one makes."""
+        self.lets_go = True
+        """Whether a worker that has had no work for long makes room for others."""
         self.workers: list[Worker] = []
         self.deaths_at_start = 0
         """In a row."""
@@ -100,8 +102,8 @@ class Pool:
 
     @property
     def active(self) -> int:
-        """Units that workers have."""
-        return sum(len(worker.runs) for worker in self.workers)
+        """Units that workers have, but for those that another has done already."""
+        return sum(not run.lease.done for worker in self.workers for run in worker.runs)
 
     @property
     def up(self) -> int:
@@ -112,7 +114,10 @@ class Pool:
     def held_back(self) -> bool:
         """Whether what this pool makes piles up already."""
         after = self.feeds
-        return after is not None and after.waiting > BACKLOG_PER_WORKER * max(1, after.up)
+        if after is None:
+            return False
+        backlog = sum(not _is_of_real(lease.unit) for lease in after._queue)
+        return backlog > BACKLOG_PER_WORKER * max(1, after.up)
 
     def put(self, lease: Lease) -> None:
         """Let a unit wait for a worker."""
@@ -120,13 +125,14 @@ class Pool:
 
     def staff(self) -> None:
         """Ask for as many actors as there is work for; let those go that have had none for long."""
-        wanted = min(self.most, self.waiting + self.active)
+        waiting = 0 if self.held_back else self.waiting  # else it would take the next pool's room
+        wanted = min(self.most, waiting + self.active)
         while len(self.workers) < wanted:
             self.start_worker()
         now_s = time.monotonic()
         for worker in [*self.workers]:
-            idle = not worker.runs and not (worker.starting and self.waiting)
-            if idle and (now_s - worker.idle_since_s > IDLE_S or self._is_used_up(worker)):
+            is_idle = not waiting and now_s - worker.idle_since_s > IDLE_S
+            if not worker.runs and ((is_idle and self.lets_go) or self._is_used_up(worker)):
                 self.remove(worker)
 
     def remove(self, worker: Worker) -> None:
@@ -174,12 +180,14 @@ class Pool:
         limit_s = max(STRAGGLER_LEAST_S, STRAGGLER * statistics.median(self._seconds))
         now_s = time.monotonic()
         idle = [w for w in self.workers if not w.runs and not w.starting]
-        slow = [
-            worker.runs[0].lease
+        held_up = [  # what waits behind a slow one too
+            run.lease
             for worker in self.workers
             if worker.runs and now_s - worker.runs[0].started_s > limit_s
+            for run in worker.runs
         ]
-        return list(zip(idle, [lease for lease in slow if lease.runs == 1], strict=False))
+        alone = [lease for lease in held_up if lease.runs == 1 and not lease.done]
+        return list(zip(idle, alone, strict=False))
 
     def start_worker(self) -> None:
         """Ask Ray for one more actor."""
@@ -198,3 +206,8 @@ class Pool:
 
     def _is_used_up(self, worker: Worker) -> bool:
         return worker.pictures >= self._recycle_after
+
+
+def _is_of_real(unit: Unit) -> bool:
+    """Whether it is about real pictures: those no pool makes."""
+    return isinstance(unit, Look) and unit.real

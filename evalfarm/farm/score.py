@@ -5,6 +5,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -34,16 +35,16 @@ class Scorer:
     def run(self, unit: Look) -> Result:
         """The scores of a unit's pictures by the metrics that it names."""
         pairs = zip(unit.pictures, unit.prompts, strict=True)
-        batch = Batch([_open(unit, *pair) for pair in pairs], self.networks)
+        opened = [_try_to_open(unit, *pair) for pair in pairs]
+        batch = Batch([one for one in opened if isinstance(one, Asked)], self.networks)
         scores: list[Score] = []
         for spec, rows in unit.metrics:
             started = time.monotonic()
-            seen = self._look(spec, batch)
-            seconds = (time.monotonic() - started) / len(batch)
-            scores += [
-                self._row(rows, picture, one, seconds)
-                for picture, one in zip(unit.pictures, seen, strict=True)
-            ]
+            looked = iter(self._look(spec, batch) if len(batch) else ())
+            seconds = (time.monotonic() - started) / len(opened)
+            for picture, one in zip(unit.pictures, opened, strict=True):
+                seen = one if isinstance(one, Exception) else next(looked)
+                scores.append(self._row(rows, picture, seen, seconds))
         return Result(scores=scores, worker=self.facts)
 
     def _look(self, spec: str, batch: Batch) -> list[Seen | Exception]:
@@ -88,11 +89,30 @@ def _checked(seen: Seen) -> Seen:
     return seen
 
 
+def _try_to_open(unit: Look, picture: Picture, prompt: Prompt) -> Asked | Exception:
+    """A picture that cannot be decoded fails alone; what a file system says is the whole unit's."""
+    try:
+        return _open(unit, picture, prompt)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return error
+
+
 def _open(unit: Look, picture: Picture, prompt: Prompt) -> Asked:
     assert picture.file is not None
+    path = unit.folder / picture.file
     data = read_picture(unit.folder, picture.file)
     if picture.sha256 and hashlib.sha256(data).hexdigest() != picture.sha256:
-        raise OSError(f"{unit.folder / picture.file} is not the picture that was made")
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    target = Image.open(prompt.target).convert("RGB") if prompt.target else None
+        raise OSError(f"{path} is not the picture that was made")
+    image = _decoded(data, path)
+    target = _decoded(prompt.target.read_bytes(), prompt.target) if prompt.target else None
     return Asked(image=image, prompt=prompt.text, words=tuple(prompt.words), target=target)
+
+
+def _decoded(data: bytes, path: Path) -> Image.Image:
+    """RGB; OSError that names the file if it is no picture, a broken one or one too large."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except Exception as error:  # each of Pillow's decoders has its own
+        raise OSError(f"{path} cannot be decoded ({type(error).__name__})") from error

@@ -21,7 +21,7 @@ there. It has no sentence, so these two leave it out; `words_asked` of its row i
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from evalfarm.metrics.reading import (
     words_of,
 )
 from trainer.models.ocr import Line, OcrReader, missing_ocr, ocr_name
+
+SENTENCES = "words_asked"
+"""What a picture must have to count as a sentence."""
 
 
 def _share(name: str, title: str, *, mean: bool = False, headline: bool = True) -> Column:
@@ -64,8 +67,15 @@ class Ocr(Metric):
         _share("micro_precision", "OCR micro P", headline=False),
         _share("micro_recall", "OCR micro R", headline=False),
         _share("micro_f1", "OCR micro F1", headline=False),
-        _share("sentence_accuracy", "Sentence acc", headline=False),
-        Column(name="cer", title="CER", unit="share", higher_is_better=False, headline=False),
+        replace(_share("sentence_accuracy", "Sentence acc", headline=False), only_with=SENTENCES),
+        Column(
+            name="cer",
+            title="CER",
+            unit="share",
+            higher_is_better=False,
+            only_with=SENTENCES,
+            headline=False,
+        ),
     )
 
     def absent(self) -> str | None:
@@ -128,8 +138,8 @@ def _micro(rows: Rows) -> dict[str, float]:
 
 def _of_sentences(rows: Rows) -> dict[str, float]:
     """Nothing where no prompt asks for a word."""
-    numbers = rows.take(rows.numbers["words_asked"] > 0).numbers
-    if not numbers["words_asked"].size:
+    numbers = rows.take(rows.numbers[SENTENCES] > 0).numbers
+    if not numbers[SENTENCES].size:
         return {}
     return {
         "sentence_accuracy": float(np.mean(numbers["sentence_right"])),

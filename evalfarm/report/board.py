@@ -24,6 +24,8 @@ from evalfarm.report.drawing import draw_layout, draw_recipe, draw_rows
 
 EVENTS = "events.out.tfevents"
 GENERATION = "generation-"
+WHOLE = ".next"
+"""A name that loaders pass over."""
 VOID_FROM_STEP = 0
 
 
@@ -76,7 +78,9 @@ class Board:
             yield writer
         (written,) = staging.iterdir()
         self.folder.mkdir(parents=True, exist_ok=True)
-        written.rename(self.folder / self._next_name())
+        whole = self.folder / WHOLE  # moved first: the suite's folder may be on another disk
+        shutil.move(written, whole)
+        whole.rename(self.folder / self._next_name())
         staging.rmdir()
 
     def _next_name(self) -> str:

@@ -90,18 +90,23 @@ def find_checkpoint(given: str, suite: str | None) -> Scored:
             f"{given} does not say which checkpoint: write {given}@STEP or {given}@NAME; there are "
             f"{', '.join(names)}"
         )
-    for row in record.results["rows"]:
+    for row in reversed(record.results["rows"]):  # of an export made anew the latest
         if name == row["name"] or name == str(row["step"]):
             return Scored(record=record, row=row, given=given)
     raise ValueError(f"{folder} has no checkpoint {name!r}: it has {', '.join(names)}")
 
 
+def suites_below(folder: Path) -> Path:
+    """Where the suites' folders of a run lie, or of the --out of `score`."""
+    run = RunFolder(folder)
+    return run.evaluations if run.recipe.is_file() else folder
+
+
 def _suite_folder(folder: Path, suite: str | None) -> Path:
     if (folder / "results.json").is_file():
         return folder
-    run = RunFolder(folder)
-    parent = run.evaluations if run.recipe.is_file() else folder
-    found = {path.parent.name: path.parent for path in sorted(parent.glob("*/results.json"))}
+    results = sorted(suites_below(folder).glob("*/results.json"))
+    found = {path.parent.name: path.parent for path in results}
     if not found:
         raise ValueError(f"{folder} holds no results: name a run folder, or the --out of `score`")
     if suite is None and len(found) > 1:

@@ -29,6 +29,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "absent": evaluation.absent,
         "references": {spec: len(rows) for spec, rows in references.items()},
         "prompts_without_real": np.flatnonzero(~suite.has_real).tolist(),
+        "filler_prompts": [n for n, prompt in enumerate(suite.prompts) if prompt.filler],
         "references_checkpoint": evaluation.references and evaluation.references.checkpoint,
         "rows": [
             _row(evaluation, checkpoint, references, summaries)
@@ -74,6 +75,8 @@ def _row(
     references: Mapping[str, Rows],
     summaries: Summaries,
 ) -> dict[str, Any]:
+    # Counted first: the driver commits meanwhile, and what is called complete must have all values.
+    counts = _counts(evaluation, checkpoint)
     rests_on: dict[str, str] = {}
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     groups: dict[str, dict[str, float]] = {}
@@ -93,7 +96,7 @@ def _row(
         "checkpoint": checkpoint.checkpoint,
         **parts,
         "rests_on": rests_on,
-        **_counts(evaluation, checkpoint),
+        **counts,
         "groups": _groups(evaluation, checkpoint, groups),
         **_remarks(evaluation, checkpoint),
     }

@@ -9,10 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evalfarm.ledger import Rows
-from evalfarm.metrics.base import Metric, column_key
+from evalfarm.metrics.base import Column, Metric, column_key
 from evalfarm.results.statistics import Estimate, bootstrap, mean, whole_set
 
-RULES = "1"  # raised when values or intervals are computed otherwise: then none is taken over
+RULES = "2"  # raised when values or intervals are computed otherwise: then none is taken over
 PARTS = ("values", "intervals", "n")
 
 
@@ -54,8 +54,15 @@ class Summaries:
             rests_on=digest,
             values={key: values[name] for name, key in keys.items() if name in values},
             intervals={keys[name]: [one.low, one.high] for name, one in found.items()},
-            n={key: len(rows) for name, key in keys.items() if name in values},
+            n={keys[c.name]: _count(c, rows) for c in metric.columns if c.name in values},
         )
+
+
+def _count(column: Column, rows: Rows) -> int:
+    """The pictures in a column's value."""
+    if column.only_with is None:
+        return len(rows)
+    return int((rows.numbers[column.only_with] > 0).sum())
 
 
 def _intervals(

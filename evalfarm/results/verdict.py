@@ -28,7 +28,8 @@ TREND_STEPS = 1000
 
 def verdict(evaluation: Evaluation, results: Mapping[str, Any]) -> dict[str, Any]:
     """What verdict.json holds."""
-    rows = [row for row in results["rows"] if row["complete"] and row["step"] is not None]
+    whole = [row for row in results["rows"] if row["complete"] and row["step"] is not None]
+    rows = list({row["step"]: row for row in whole}.values())  # of an export made anew the latest
     return {
         "suite": results["suite"],
         "patience": PATIENCE,

@@ -128,7 +128,8 @@ def _check(sides: Sequence[Scored]) -> None:
 
 def _pictures(side: Scored) -> dict[tuple[int, int], str]:
     made = side.record.ledger.pictures(side.row["checkpoint"])
-    return {(p.prompt, p.sample): p.file for p in made if p.file}
+    fillers = side.record.results["filler_prompts"]
+    return {(p.prompt, p.sample): p.file for p in made if p.file and p.prompt not in fillers}
 
 
 def _texts(side: Scored) -> dict[int, str]:

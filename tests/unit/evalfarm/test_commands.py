@@ -8,6 +8,7 @@ import pytest
 from evalfarm.__main__ import main
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
+from evalfarm.farm.progress import Progress, Speed, write_progress
 from evalfarm.report.report import write_reports
 from tests.unit.evalfarm.conftest import SUITE, write_checkpoint
 
@@ -36,6 +37,20 @@ def test_the_report_shows_intervals_when_asked(
     assert "±" not in capsys.readouterr().out
     assert typed(monkeypatch, "report", "--run", run, "--intervals") == 0
     assert "0.200±0.248" in capsys.readouterr().out
+
+
+def test_the_out_of_score_has_status_and_report_too(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left: Progress = {"name": "base", "expected": 3, "made": 3, "scored": 1}
+    write_progress(run / "eval" / SUITE.name, [left], Speed())
+    for folder in (run, run / "eval"):
+        assert typed(monkeypatch, "status", "--run", folder) == 0
+        assert "made 3, scored 1 of 3" in capsys.readouterr().out
+        assert typed(monkeypatch, "report", "--run", folder) == 0
+        assert "step 20" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no farm has begun with nowhere"):
+        typed(monkeypatch, "status", "--run", "nowhere")
 
 
 def test_two_checkpoints_are_compared_as_typed(

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from evalfarm.evaluation import Evaluation
 from evalfarm.report.charts import LEFT, RIGHT, WIDTH, chart, nice_ticks
 from evalfarm.report.gallery import embedded
 from evalfarm.report.picture_table import picture_table
-from evalfarm.report.report import spread, write_reports
+from evalfarm.report.report import report_page, spread, write_reports
 from evalfarm.results.results import summarize
 from evalfarm.suite import Prompt, Sampling, Suite
-from tests.unit.evalfarm.conftest import write_checkpoint
+from tests.unit.evalfarm.conftest import SUITE, write_checkpoint
 
 
 def test_the_report_is_one_file_with_the_pictures_in_it(evaluation: Evaluation) -> None:
@@ -30,6 +31,14 @@ def test_the_report_is_one_file_with_the_pictures_in_it(evaluation: Evaluation) 
     assert "https://" not in page
     assert "it broke" in page
     assert '<td class="best">0.750<small>± 3.177</small></td>' in page  # t(1) s / √2
+
+
+def test_the_report_says_how_its_pictures_were_made(tmp_path: Path) -> None:
+    sampling = replace(SUITE.sampling, sampler="dpmsolver++", sampler_steps=12)
+    evaluation = Evaluation(replace(SUITE, sampling=sampling), EvalConfig(), tmp_path / "three")
+    write_checkpoint(evaluation, 0, [0.0, 0.0, 0.0])
+    assert "12 steps of dpmsolver++" in report_page(evaluation, summarize(evaluation))
+    evaluation.close()
 
 
 def test_what_a_prompt_or_ocr_says_is_never_markup(evaluation: Evaluation) -> None:

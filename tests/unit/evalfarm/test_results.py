@@ -2,17 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
-from evalfarm.config import EvalConfig
+from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
+from evalfarm.ledger import Picture
 from evalfarm.report.report import write_reports
 from evalfarm.results.results import summarize
+from evalfarm.results.summary import Summaries, Summary
 from evalfarm.results.verdict import verdict
 from evalfarm.suite import Prompt
+from evalfarm.work import Generate, Look
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
 
@@ -31,6 +36,39 @@ def test_a_checkpoint_that_is_not_done_is_not_complete(evaluation: Evaluation) -
     write_checkpoint(evaluation, 10, [1.0, 1.0])
     (row,) = summarize(evaluation)["rows"]
     assert not row["complete"]
+
+
+def test_what_is_committed_while_results_are_made_is_never_called_complete_without_it(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 1.0])
+    found = Summaries.of
+
+    def of(*given: Any) -> Summary:
+        summary = found(*given)
+        write_checkpoint(evaluation, 10, [1.0, 1.0, 0.0])  # the driver does not wait
+        return summary
+
+    monkeypatch.setattr(Summaries, "of", of)
+    key = ocr_key(evaluation, "accuracy")
+    first, second = (summarize(evaluation)["rows"][0] for _ in range(2))
+    assert (first["n"][key], first["complete"]) == (2, False)
+    assert (second["n"][key], second["complete"]) == (3, True)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_distance_to_too_few_real_pictures_is_absent_with_the_reason(
+    tmp_path: Path, tiny_model: Path, count: int
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(count):
+        Image.new("L", (32, 32)).save(real / f"{number}.png")
+    config = EvalConfig(references=real, networks=NetworksConfig(clip=str(tiny_model / "clip")))
+    suite = replace(SUITE, metrics=("frechet", "clip_score"))
+    evaluation = Evaluation(suite, config, tmp_path / "three")
+    assert evaluation.absent == {"frechet": f"{real} holds fewer than 2 real pictures"}
+    evaluation.close()
 
 
 def test_what_cannot_be_measured_is_absent_with_its_reason_and_never_zero(
@@ -88,6 +126,22 @@ def test_pictures_that_lack_a_score_are_looked_at_again(evaluation: Evaluation) 
     assert [picture.prompt for picture in unit.pictures] == [2]  # type: ignore[union-attr]
 
 
+def test_what_is_looked_at_is_the_picture_that_the_ledger_names(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0])  # the farm was killed; its successor has larger batches
+    (checkpoint,) = evaluation.ledger.checkpoints("weights")
+    ((_, unit),) = list(evaluation.units(checkpoint))[:1]
+    assert isinstance(unit, Generate)
+    made = [
+        Picture(checkpoint=unit.checkpoint, prompt=n, sample=0, status="ok", file=f"new-{n}.png")
+        for n in range(2)
+    ]
+    evaluation.ledger.commit(made)
+    ((pool, look),) = evaluation.follow_up(unit)
+    assert pool == "scorers"
+    assert isinstance(look, Look)
+    assert [picture.file for picture in look.pictures] == ["images/10/0.png", "new-1.png"]
+
+
 @pytest.mark.parametrize("values", [[0.2, 0.4, 0.9]])
 def test_means_do_not_depend_on_the_order_of_commits(
     evaluation: Evaluation, values: list[float]
@@ -109,6 +163,16 @@ def test_intervals_stand_beside_the_numbers(evaluation: Evaluation) -> None:
     assert "0.500±1.242" in results_table(summarize(evaluation), intervals=True)
     assert set(moved["intervals"]) == set(moved["values"])
     assert moved["n"][key] == 3
+
+
+def test_n_is_of_the_pictures_in_each_number(evaluation: Evaluation) -> None:
+    write_checkpoint(evaluation, 10, [1.0, 0.0, 0.5])
+    evaluation.ledger._db.execute(
+        "UPDATE scores SET numbers = json_set(numbers, '$.words_asked', 0) WHERE prompt = 0"
+    )
+    (row,) = summarize(evaluation)["rows"]
+    names = ("ned", "f1", "sentence_accuracy", "cer")  # a prompt without words is no sentence
+    assert [row["n"][ocr_key(evaluation, name)] for name in names] == [3, 3, 2, 2]
 
 
 def test_groups_have_means_and_counts_of_their_own(tmp_path: Path) -> None:

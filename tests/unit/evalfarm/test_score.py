@@ -78,3 +78,21 @@ def test_a_number_that_is_not_finite_fails_alone(tmp_path: Path, tiny_model: Pat
     scores = scorer.run(unit).scores
     assert [score.status for score in scores] == ["ok", "failed", "ok"]
     assert scores[1].error == "ValueError: score not finite"
+
+
+def test_a_picture_that_cannot_be_decoded_fails_alone(tmp_path: Path) -> None:
+    real, broken = tmp_path / "real.png", tmp_path / "broken.png"
+    Image.effect_noise((64, 64), 50).save(real)  # grey
+    broken.write_bytes(real.read_bytes()[:2000])
+    prompts = [Prompt(text="a", target=real), Prompt(text="b", target=broken)]
+    unit = look(tmp_path, "psnr", [*prompts, Prompt(text="c", target=real)])
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    scores = Scorer(NetworksConfig()).run(unit).scores
+    assert [score.error for score in scores] == [
+        None,
+        f"OSError: {broken} cannot be decoded (OSError)",
+        f"OSError: {tmp_path / '2.png'} cannot be decoded (UnidentifiedImageError)",
+    ]
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(FileNotFoundError):  # that may pass: the unit is tried again
+        Scorer(NetworksConfig()).run(unit)

@@ -10,6 +10,7 @@ from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.report.report import write_reports
 from evalfarm.results.promote import promote
+from evalfarm.results.record import find_checkpoint
 from evalfarm.results.results import summarize
 from evalfarm.results.verdict import PATIENCE, verdict
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
@@ -37,6 +38,17 @@ def test_stop_is_advised_when_the_trainer_would(evaluation: Evaluation, tmp_path
         assert found["best_step"] == series.best(1)[0]
     assert found["stop"]
     assert found["since_best"] == 3
+
+
+def test_of_an_export_that_was_made_anew_the_latest_counts(evaluation: Evaluation) -> None:
+    for step in (10, 20, 30):
+        write_checkpoint(evaluation, step, [0.0, 0.5, 1.0])
+    write_checkpoint(evaluation, 30, [1.0, 0.5, 1.0], digest="0" * 64)
+    write_reports(evaluation)
+    found = entry(evaluation, "accuracy")
+    assert found["values"] == {"10": 0.5, "20": 0.5, "30": pytest.approx(2.5 / 3)}
+    assert found["trend"]["steps"] == [10, 20, 30]
+    assert find_checkpoint(f"{evaluation.folder}@30", None).row["checkpoint"] == "0" * 64
 
 
 def test_the_trend_is_the_slope_of_the_last_values(evaluation: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_sides_and_order_are_by_chance_and_the_seed_tells_which(out: Path) -> No
     assert key_of(out).pairs == key.pairs
     assert key_of(out, seed=1).pairs != key.pairs
     assert len(key_of(out, count=4).pairs) == 4
+
+
+def test_nobody_votes_on_what_only_fills_a_grid(tmp_path: Path) -> None:
+    prompts = (Prompt(text="asked"), Prompt(text="to fill the grid", filler=True))
+    evaluation = Evaluation(replace(SUITE, prompts=prompts), EvalConfig(), tmp_path / "twelve")
+    for step in (10, 20):
+        write_checkpoint(evaluation, step, [0.5, 0.5])
+    write_reports(evaluation)
+    evaluation.close()
+    assert [pair.text for pair in key_of(tmp_path).pairs] == ["asked"]
 
 
 def test_the_page_tells_voters_nothing_and_its_texts_are_no_markup(
