@@ -48,6 +48,9 @@ bench: install ## measure again what benchmarks/results/ says, on this machine
 	$(BIN)/python -m benchmarks.frechet
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.ocr
+	$(BIN)/python -m benchmarks.frechet
+	$(BIN)/python -m benchmarks.farm
 
 # Three hours on two cores. The encoders first; then the UNet by the ordinary trainer, in two rounds;
 # then 16 bits of all.

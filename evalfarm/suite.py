@@ -112,8 +112,10 @@ class Suite:
         Neither the metrics do, nor where anything lies.
         """
         deciding = {
-            "prompts": [prompt.text for prompt in self.prompts],
-            "targets": [fingerprint(p.target)["sha256"] for p in self.prompts if p.target],
+            "prompts": [
+                [p.text, p.filler, p.has_real, p.target and fingerprint(p.target)["sha256"]]
+                for p in self.prompts
+            ],
             "samples_per_prompt": self.samples_per_prompt,
             **to_dict(self.sampling),
         }

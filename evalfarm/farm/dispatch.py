@@ -20,7 +20,8 @@ from evalfarm.farm.pool import Lease, Pool, Worker
 from evalfarm.farm.work_log import WorkLog
 from evalfarm.work import Result, Unit
 
-DEATHS_AT_START = 3
+RAISES_AT_START, DEATHS_AT_START = 3, 10
+"""How often in a row actors may fail at starting, by an error of theirs and by being killed."""
 GET_TIMEOUT_S = 60.0
 BORN_DEAD = "creation task"
 NODE_GONE = ("node was", "node has died", "node is dead", "node died")
@@ -99,8 +100,10 @@ class Dispatcher:
         try:
             ray.get(worker.starting, timeout=GET_TIMEOUT_S)
         except RayError as error:
-            pool.deaths_at_start += BORN_DEAD in str(error)
-            if pool.deaths_at_start >= DEATHS_AT_START:
+            text = str(error)
+            pool.deaths_at_start += not _is_node_gone(text)
+            limit = RAISES_AT_START if BORN_DEAD in text else DEATHS_AT_START
+            if pool.deaths_at_start >= limit:
                 raise MachineFault(f"no {pool.name} can start: {_last_line(error)}") from error
             yield from self._lost(pool, worker, f"could not start: {_first_line(error)}")
         else:
@@ -124,7 +127,7 @@ class Dispatcher:
         """The actor is gone or given up: what it was at has failed, the rest was not begun."""
         pool.remove(worker)
         self._log.write("lost", pool, worker, reason=error)
-        first = not any(words in error for words in NODE_GONE)  # a node's end is no unit's fault
+        first = not _is_node_gone(error)  # a node's end is no unit's fault
         while worker.runs:
             lease = pool.take(worker, succeeded=False)
             lease.tries += first
@@ -140,6 +143,10 @@ class Dispatcher:
         lease.done = True
         self._log.write("set aside", pool, None, lease, reason=error)
         yield lease.unit, lease.unit.failed(f"after {lease.tries} tries: {error}")
+
+
+def _is_node_gone(error: str) -> bool:
+    return any(words in error for words in NODE_GONE)
 
 
 def _first_line(error: BaseException) -> str:

@@ -37,6 +37,8 @@ class Column:
     """The number of each picture that this is the mean of; None: it is made of the whole set."""
     only_with: str | None = None
     """The number of each picture that must be above 0 for it to count; None: all count."""
+    spread: bool = False
+    """Whether it only says how much another column varies: neither better nor worse."""
     headline: bool = True
     """Whether a table of text has room for it; the report and the curves show all."""
 

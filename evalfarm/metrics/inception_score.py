@@ -36,6 +36,7 @@ class InceptionScore(Metric):
             unit="score",
             higher_is_better=False,
             decimals=2,
+            spread=True,
             headline=False,
         ),
     )

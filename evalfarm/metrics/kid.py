@@ -40,6 +40,7 @@ class Kid(Metric):
             unit="MMD²",
             higher_is_better=False,
             decimals=5,
+            spread=True,
             headline=False,
         ),
     )

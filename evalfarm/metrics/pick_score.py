@@ -31,6 +31,7 @@ class PickScore(Metric):
     """Mean score of pictures and prompts."""
 
     modes = tuple(TITLES)
+    resamples = 0  # of prompts drawn twice, matrix4 would pair a picture with its own prompt twice
 
     def __init__(self, mode: str, networks: NetworksConfig) -> None:
         super().__init__(mode, networks)

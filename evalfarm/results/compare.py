@@ -149,7 +149,7 @@ def _common_columns(first: Scored, second: Scored) -> dict[str, list[dict[str, A
     keys = {column["key"] for column in second.record.results["columns"]}
     found: dict[str, list[dict[str, Any]]] = {}
     for column in first.record.results["columns"]:
-        if column["key"] in keys:
+        if column["key"] in keys and not column["spread"]:
             found.setdefault(column["metric"], []).append(column)
     return found
 

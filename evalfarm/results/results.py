@@ -59,6 +59,7 @@ def _columns(evaluation: Evaluation) -> list[dict[str, Any]]:
             "higher_is_better": column.higher_is_better,
             "decimals": column.decimals,
             "headline": column.headline,
+            "spread": column.spread,
             # Where its rows are in the ledger, for whoever reads that without the networks.
             "metric": spec,
             "rows": metric.rows,

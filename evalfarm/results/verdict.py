@@ -37,6 +37,7 @@ def verdict(evaluation: Evaluation, results: Mapping[str, Any]) -> dict[str, Any
             column_key(metric, column): _of_column(evaluation, metric, column, rows)
             for metric in evaluation.metrics.values()
             for column in metric.columns
+            if not column.spread
         },
     }
 

@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
 from cluster.exit_codes import MachineFault
+from evalfarm.farm import dispatch as dispatch_module
 from evalfarm.farm import pool as pool_module
 from evalfarm.farm.dispatch import Dispatcher
 from evalfarm.farm.pool import Pool
@@ -45,10 +46,12 @@ def local_ray() -> Iterator[None]:
 class Actor:
     """Does what a unit's name says: `fail`, `die`, `full`, or `sleep` until a file is there."""
 
-    def __init__(self, folder: Path, *, stillborn: bool = False) -> None:
+    def __init__(self, folder: Path, *, at_start: str = "") -> None:
         self.folder = folder
-        if stillborn:
+        if at_start == "raise":
             raise RuntimeError("no such device")
+        if at_start == "die":
+            os._exit(1)
 
     def started(self) -> None:
         """Answer once the actor is up."""
@@ -227,9 +230,19 @@ def test_idle_workers_are_let_go(dispatch: Callable[..., Dispatcher]) -> None:
 def test_an_actor_that_cannot_start_ends_the_farm_in_one_line(
     dispatch: Callable[..., Dispatcher],
 ) -> None:
-    dispatcher = dispatch(stillborn=True)
+    dispatcher = dispatch(at_start="raise")
     submit(dispatcher, "ok")
     with pytest.raises(MachineFault, match="no pool can start: RuntimeError: no such device"):
+        drain(dispatcher)
+
+
+def test_an_actor_that_is_killed_at_every_start_ends_the_farm_too(
+    dispatch: Callable[..., Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch_module, "DEATHS_AT_START", 4)
+    dispatcher = dispatch(at_start="die")
+    submit(dispatcher, "ok")
+    with pytest.raises(MachineFault, match="no pool can start: "):
         drain(dispatcher)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evalfarm.suite import Suite
+from evalfarm.suite import Prompt, Suite
 from evalfarm.suite_files import load_suite
 from trainer.data.words import word_list
 
@@ -64,3 +64,19 @@ def test_a_suite_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"there is no suite mni: did you mean mini\?"):
         load_suite("mni")
     assert isinstance(load_suite("mini"), Suite)
+
+
+def test_what_a_prompt_is_compared_with_and_whether_it_is_scored_is_part_of_the_digest(
+    tmp_path: Path,
+) -> None:
+    real = tmp_path / "real.png"
+    real.write_bytes(b"a picture")
+    first, second = Prompt(text="a", target=real), Prompt(text="b")
+    suite = replace(load_suite("mini"), prompts=(first, second))
+    others = [
+        (replace(first, target=None), replace(second, target=real)),
+        (first, replace(second, filler=True)),
+        (first, replace(second, has_real=False)),
+    ]
+    digests = {replace(suite, prompts=prompts).digest for prompts in others}
+    assert len({*digests, suite.digest}) == 4
