@@ -219,7 +219,7 @@ def board(arguments: argparse.Namespace) -> int:
     for run in runs:
         (logdir / run.root.name).symlink_to(run.tensorboard)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
-    command += ["--host", "localhost", "--samples_per_plugin", "images=100"]
+    command += ["--host", "localhost", "--samples_per_plugin", "images=100,pr_curves=100"]
     os.execv(sys.executable, [*command, "--reload_multifile", "true"])
 
 
