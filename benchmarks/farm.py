@@ -205,10 +205,11 @@ def mini() -> dict[str, Any]:
     """Pictures/s on the mini model: the farm, and a script that does one thing after the other."""
     with tempfile.TemporaryDirectory() as folder:
         config = mini_config(Path(folder))
+        pictures = len(load_suite(config.suites[0]).items())
         farm_per_s, with_start_per_s = mini_farm(config, Path(folder) / "out")
         sequential_per_s, sequential_with_start_per_s = mini_sequential(config)
     result = {
-        "pictures": len(load_suite(config.suites[0]).items()),
+        "pictures": pictures,
         "farm_pictures_per_s": round(farm_per_s, 2),
         "sequential_pictures_per_s": round(sequential_per_s, 2),
         "farm / sequential": round(farm_per_s / sequential_per_s, 2),
