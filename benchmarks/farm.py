@@ -44,9 +44,10 @@ from cluster.run_folder import write_text
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
 from evalfarm.farm import pool as pool_module
-from evalfarm.farm.driver import Farm, score
+from evalfarm.farm.driver import Farm
 from evalfarm.farm.generate import make_pictures
 from evalfarm.farm.pool import Pool
+from evalfarm.farm.watch import score
 from evalfarm.metrics.base import Asked, Batch, get
 from evalfarm.networks import Networks
 from evalfarm.references import picture_names, read_picture

@@ -2,7 +2,7 @@
 
 import time
 
-from evalfarm.ledger import Picture, Score
+from evalfarm.rows import Picture, Score
 from evalfarm.work import Generate, Look, Report, Result
 
 

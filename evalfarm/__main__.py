@@ -79,7 +79,7 @@ def _watch(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{run.recipe} has no eval section: there is nothing to score by")
     config = build(EvalConfig, section, "eval")
     prepare_environment()
-    from evalfarm.farm.driver import watch
+    from evalfarm.farm.watch import watch
 
     _check_suites(config)
     watch(config, run, retry_failed=arguments.retry_failed)
@@ -88,7 +88,7 @@ def _watch(arguments: argparse.Namespace) -> None:
 def _score(arguments: argparse.Namespace) -> None:
     config = _config(arguments, suites=arguments.suite)
     prepare_environment()
-    from evalfarm.farm.driver import score
+    from evalfarm.farm.watch import score
     from trainer.models.named import find_named
 
     _check_suites(config)

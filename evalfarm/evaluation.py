@@ -6,9 +6,10 @@ from typing import Any
 
 import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import EvalConfig
-from evalfarm.ledger import Checkpoint, Ledger, Picture
+from evalfarm.ledger import Ledger
 from evalfarm.metrics.base import Metric, get
 from evalfarm.references import RealPictures
+from evalfarm.rows import Checkpoint, Picture
 from evalfarm.suite import Item, Prompt, Suite
 from evalfarm.work import Generate, Look, Unit
 from trainer.models.named import named_digest, weights_of

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalfarm.ledger import Picture, Score, WorkerFacts
+from evalfarm.rows import Picture, Score, WorkerFacts
 from evalfarm.suite import Item, Prompt, Sampling
 
 

@@ -1,47 +1,31 @@
-"""The farm's driver: watches for exports, keeps the actors busy, commits what comes back.
+"""The farm's driver: keeps the actors busy, commits what comes back, has results told.
 
 It can be killed and started again at any moment: what is left to do follows from the ledger.
 """
 
-import fcntl
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cluster.exit_codes import MachineFault
-from cluster.ray_cluster import ray_cluster
-from cluster.run_folder import (
-    BrokenFolder,
-    RunFolder,
-    published_steps,
-    read_json,
-    read_manifest,
-    verify,
-)
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import REPORTERS, Evaluation
-from evalfarm.farm.actors import start_pools, wait_for_room
 from evalfarm.farm.dispatch import Dispatcher
 from evalfarm.farm.pool import Pool
-from evalfarm.farm.progress import Progress, Speed, progress_display, write_progress
+from evalfarm.farm.progress import Progress, Speed, write_progress
 from evalfarm.farm.work_log import WorkLog
-from evalfarm.ledger import Checkpoint
+from evalfarm.rows import Checkpoint
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate, Report, Result, Unit
-from trainer.models.named import NamedModel
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
 PROGRESS_EVERY_S = 0.5
-BASE_NAME = "base"
 
 
 @dataclass(eq=False)
@@ -214,87 +198,6 @@ class Farm:
 
     def _plans_of(self, suite: str) -> list[Plan]:
         return [plan for owner, plan in self._plans.items() if owner[0] == suite]
-
-
-def watch(config: EvalConfig, run: RunFolder, *, retry_failed: bool = False) -> None:
-    """Score the exports of a run as they are published, until the last one is scored."""
-    farm_here = _farm(config, run.evaluations, run.tensorboard, retry_failed)
-    with farm_here as farm, progress_display(run.evaluations) as show:
-        known: set[int] = set()
-        while True:
-            ended = _has_ended(run)
-            for step, export in published_steps(run.exports):
-                if step not in known:
-                    known.add(step)
-                    _add_export(farm, step, export)
-            if ended and farm.idle:
-                return farm.check_told()
-            farm.work()
-            show()
-
-
-def score(
-    config: EvalConfig, models: Sequence[NamedModel], out: Path, *, retry_failed: bool = False
-) -> list[dict[str, Any]]:
-    """Score any models, not only a run's exports; the results of each suite."""
-    names = [model.name for model in models]
-    farm_here = _farm(config, out, None, retry_failed)
-    with farm_here as farm, progress_display(out) as show:
-        for model in models:
-            name = model.name if names.count(model.name) == 1 else model.path
-            farm.add(model.path, step=None, name=name)
-        while not farm.idle:
-            farm.work()
-            show()
-        farm.check_told()
-        return [read_json(out / suite / "results.json") for suite in farm.evaluations]
-
-
-@contextmanager
-def _farm(
-    config: EvalConfig, folder: Path, boards: Path | None, retry_failed: bool
-) -> Iterator[Farm]:
-    with ExitStack() as stack:
-        stack.enter_context(_only_farm(folder))
-        cpus = config.generators + config.scorers
-        where = stack.enter_context(ray_cluster(cpus=cpus, gpus=torch.cuda.device_count()))
-        wait_for_room(config, where)
-        log.info("Ray on %s", where)
-        pools = start_pools(config, folder, boards)
-        farm = Farm(config, folder, pools, retry_failed=retry_failed)
-        stack.callback(farm.close)
-        yield farm
-
-
-@contextmanager
-def _only_farm(folder: Path) -> Iterator[None]:
-    """ValueError if another farm works here: each would do the other's work again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "farm.lock").open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another farm works on {folder}: `python -m evalfarm status` says how far it is"
-            ) from None
-        yield
-
-
-def _add_export(farm: Farm, step: int, export: Path) -> None:
-    try:
-        verify(export)
-    except BrokenFolder as error:
-        log.error("refused an export: %s", error)
-        return
-    farm.add(export, step, BASE_NAME if step == 0 else f"step {step}")
-
-
-def _has_ended(run: RunFolder) -> bool:
-    """Whether no further export will come: the last is there, or the launcher says so."""
-    steps = published_steps(run.exports)
-    if steps and read_manifest(steps[-1][1]).get("final"):
-        return True
-    return run.state.exists() and bool(read_json(run.state).get("outcome"))
 
 
 def _rank(plan: Plan) -> int:

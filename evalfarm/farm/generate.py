@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cluster.run_folder import write_bytes
 from evalfarm.farm.worker import worker_facts
-from evalfarm.ledger import Picture
+from evalfarm.rows import Picture
 from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate, Result, picture_file
 from trainer.models.dtypes import DTYPES

@@ -13,10 +13,10 @@ from PIL import Image
 import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import NetworksConfig
 from evalfarm.farm.worker import worker_facts
-from evalfarm.ledger import Picture, Score
 from evalfarm.metrics.base import Asked, Batch, Metric, Seen, get
 from evalfarm.networks import Networks
 from evalfarm.references import read_picture
+from evalfarm.rows import Picture, Score
 from evalfarm.suite import Prompt
 from evalfarm.work import Look, Result
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from evalfarm.ledger import WorkerFacts
+from evalfarm.rows import WorkerFacts
 
 PACKAGES = ("letterpress", "torch", "diffusers", "transformers", "paddleocr", "onnxruntime")
 """Those whose version may change a picture or a number."""

@@ -5,10 +5,10 @@ layers on the unit vector that OpenAI's CLIP ViT-L/14 gives a picture. Nominally
 practice 3 to 8; higher is better. The summary is the mean. `clip_score/l14` shares its pass.
 """
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors, short_digest
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 from trainer.models.aesthetic import AestheticHead
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import Rows
 from evalfarm.networks import Networks
+from evalfarm.rows import Rows
 
 MetricType = type["Metric"]
 Value = TypeVar("Value")

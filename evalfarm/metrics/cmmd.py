@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import short_digest
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 from trainer.models.clip import Clip
 
 NETWORK = "clip_l14_336"

@@ -7,11 +7,11 @@ shrinks as more pictures are scored: only numbers with equal n and equal real pi
 Pictures are shown as by dgm-eval, the authors' program: see trainer/models/dinov2.py.
 """
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import short_digest
 from evalfarm.metrics.frechet_distance import distance_to
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 from trainer.models.dinov2 import Dinov2
 
 NETWORK = "dinov2"

@@ -15,11 +15,11 @@ How a picture comes to 299 x 299 pixels decides the number, so it is the mode:
 
 import numpy as np
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.frechet_distance import distance_to
 from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows, variant
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 
 
 @register("fid")

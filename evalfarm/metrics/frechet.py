@@ -5,11 +5,11 @@ choice: not FID, which names Inception's features. 0 and up, in squared units of
 is better. It shrinks as more pictures are scored: only numbers with equal n compare.
 """
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors, short_digest
 from evalfarm.metrics.frechet_distance import distance_to
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 
 
 @register("frechet")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.ledger import Rows
+from evalfarm.rows import Rows
 
 FEWEST = 2
 

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.inception_features import NETWORK, inception_outputs, variant
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 
 PARTS = 10
 SEED = 2020  # torch-fidelity's

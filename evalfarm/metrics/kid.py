@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows, variant
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 
 SUBSETS, SUBSET_PICTURES = 100, 1000
 SEED = 2020  # torch-fidelity's

@@ -8,10 +8,10 @@ is better. The summary is the mean. Pictures are compared at their own size; the
 that size (evalfarm/metrics/pairs.py).
 """
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.networks import missing_network, network_path
+from evalfarm.rows import Rows
 from trainer.models.digest import SHORT, files_digest
 from trainer.models.lpips import Lpips as LpipsNetwork
 from trainer.models.lpips import heads_file

@@ -25,7 +25,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.reading import (
     accuracy,
@@ -36,6 +35,7 @@ from evalfarm.metrics.reading import (
     words_in_common,
     words_of,
 )
+from evalfarm.rows import Rows
 from trainer.models.ocr import Line, OcrReader, missing_ocr, ocr_name
 
 SENTENCES = "words_asked"

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.clip_vectors import short_digest
 from evalfarm.networks import missing_network
+from evalfarm.rows import Rows
 from trainer.models.pick_score import PickScore as PickScoreNetwork
 
 TITLES = {"diagonal": "PickScore", "matrix4": "PickScore 4×4"}

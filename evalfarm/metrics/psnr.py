@@ -7,9 +7,9 @@ better. Equal pictures have none, and count as 100 dB, which is the most. The su
 the pictures' decibels. The real picture is made the size of the other (evalfarm/metrics/pairs.py).
 """
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
+from evalfarm.rows import Rows
 
 MOST_DB = 100.0
 

@@ -11,9 +11,9 @@ the size of the other (evalfarm/metrics/pairs.py).
 
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
+from evalfarm.rows import Rows
 
 SIGMA_PX = 1.5
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from cluster.run_folder import write_bytes
 from evalfarm.evaluation import Evaluation, picture_folder
-from evalfarm.ledger import Picture
 from evalfarm.references import picture_names
+from evalfarm.rows import Picture
 from evalfarm.suite import Suite
 
 BLOCKS_PER_ROW = 4

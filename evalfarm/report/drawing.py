@@ -11,10 +11,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from cluster.config import read_yaml
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Picture
 from evalfarm.metrics.base import column_key
 from evalfarm.report.confidence import THRESHOLDS, confidence_curve, judged_words
 from evalfarm.report.grid import picture_grid
+from evalfarm.rows import Picture
 
 TELLING = (
     "train.model",

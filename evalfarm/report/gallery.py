@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Column
 from evalfarm.report.picture_table import looks_by_picture
+from evalfarm.rows import Rows
 
 EMBEDDED_PX = 256
 """The longer side, at most: what is larger becomes a JPEG of this size."""

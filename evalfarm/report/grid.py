@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.ledger import Picture
+from evalfarm.rows import Picture
 
 GRID_COLUMNS, GRID_PICTURES = 8, 48
 GRID_PICTURE_PX = 192

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Picture, Score
+from evalfarm.rows import Picture, Score
 
 Looks = Mapping[tuple[int, int], Sequence[Score]]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import evalfarm.metrics  # noqa: F401  # registers them
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Metric, get
 from evalfarm.results.record import Scored
 from evalfarm.results.statistics import (
@@ -23,6 +22,7 @@ from evalfarm.results.statistics import (
     mean_difference,
     whole_set,
 )
+from evalfarm.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

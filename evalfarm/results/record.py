@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from cluster.run_folder import RunFolder, read_json
-from evalfarm.ledger import NO_ROWS, Ledger, Rows
+from evalfarm.ledger import Ledger
+from evalfarm.rows import NO_ROWS, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import numpy as np
 
 from cluster.run_folder import read_json
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import NO_ROWS, Checkpoint, Rows
 from evalfarm.metrics.base import Metric, column_key
 from evalfarm.results.summary import PARTS, Summaries
+from evalfarm.rows import NO_ROWS, Checkpoint, Rows
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.ledger import Rows
+from evalfarm.rows import Rows
 
 CONFIDENCE = 0.95
 SEED = 0

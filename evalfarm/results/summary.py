@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.base import Column, Metric, column_key
 from evalfarm.results.statistics import Estimate, bootstrap, mean, whole_set
+from evalfarm.rows import Rows
 
 RULES = "2"  # raised when values or intervals are computed otherwise: then none is taken over
 PARTS = ("values", "intervals", "n")

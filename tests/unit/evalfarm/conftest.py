@@ -10,8 +10,8 @@ from PIL import Image
 
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Checkpoint, Picture, Rows, Score
 from evalfarm.metrics.base import column_key
+from evalfarm.rows import Checkpoint, Picture, Rows, Score
 from evalfarm.suite import Prompt, Sampling, Suite
 
 SUITE = Suite(

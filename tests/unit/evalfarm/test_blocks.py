@@ -8,8 +8,8 @@ from PIL import Image
 
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Checkpoint, Picture
 from evalfarm.report.blocks import GAP_PX, block_grid, write_block_grids
+from evalfarm.rows import Checkpoint, Picture
 from evalfarm.suite import Blocks, Prompt, Sampling, Suite
 from evalfarm.suite_files import load_suite
 

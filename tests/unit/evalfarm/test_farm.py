@@ -10,7 +10,7 @@ from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
 from evalfarm.farm.driver import Farm, Plan
 from evalfarm.farm.pool import Pool
-from evalfarm.ledger import Checkpoint
+from evalfarm.rows import Checkpoint
 from evalfarm.work import Result
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.run_folder import BrokenFolder
 from evalfarm.farm.generate import Generator, parameters, picture_seed
-from evalfarm.ledger import Picture
+from evalfarm.rows import Picture
 from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate
 from tests.conftest import publish_lora_export

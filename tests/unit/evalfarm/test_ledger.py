@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalfarm.ledger import Checkpoint, Ledger, Picture, Score
+from evalfarm.ledger import Ledger
+from evalfarm.rows import Checkpoint, Picture, Score
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from paddleocr import PaddleOCR
 from PIL import Image, ImageDraw, ImageFont
 
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import NO_ROWS
 from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.ocr import Ocr
 from evalfarm.metrics.reading import f1
 from evalfarm.networks import Networks
+from evalfarm.rows import NO_ROWS
 from evalfarm.suite import quoted_words
 from tests.unit.evalfarm.conftest import rows_of
 from trainer.models.ocr import DETECTION, RECOGNITION, Line, OcrReader, model_folder

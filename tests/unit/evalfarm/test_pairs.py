@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import NO_ROWS
 from evalfarm.metrics.base import Asked, Batch, Metric, get
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.networks import Networks
+from evalfarm.rows import NO_ROWS
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import rows_of
 from tests.unit.trainer.test_lpips import save_trunk

@@ -9,7 +9,7 @@ import pytest
 
 from evalfarm.farm import pool as pool_module
 from evalfarm.farm.pool import BACKLOG_PER_WORKER, IDLE_S, STRAGGLER_LEAST_S, Lease, Pool, Worker
-from evalfarm.ledger import Picture
+from evalfarm.rows import Picture
 from evalfarm.work import Look
 
 

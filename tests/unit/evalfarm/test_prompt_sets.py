@@ -11,8 +11,8 @@ from PIL import Image
 
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Checkpoint, Picture, Score
 from evalfarm.results.results import summarize
+from evalfarm.rows import Checkpoint, Picture, Score
 from evalfarm.suite import Suite
 from evalfarm.suite_files import load_suite, read_suite, suite_names
 from tests.unit.trainer.sources import REAL_SAMPLES, needs_real_samples

@@ -11,11 +11,11 @@ from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
 from evalfarm.config import EvalConfig, NetworksConfig
 from evalfarm.evaluation import Evaluation
-from evalfarm.ledger import Picture
 from evalfarm.report.report import write_reports
 from evalfarm.results.results import summarize
 from evalfarm.results.summary import Summaries, Summary
 from evalfarm.results.verdict import verdict
+from evalfarm.rows import Picture
 from evalfarm.suite import Prompt
 from evalfarm.work import Generate, Look
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint

@@ -8,8 +8,8 @@ from PIL import Image
 
 from evalfarm.config import NetworksConfig
 from evalfarm.farm.score import Scorer
-from evalfarm.ledger import Picture
 from evalfarm.metrics.base import get
+from evalfarm.rows import Picture
 from evalfarm.suite import Prompt
 from evalfarm.work import Look
 from trainer.models.ocr import Line

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from evalfarm.config import NetworksConfig
-from evalfarm.ledger import NO_ROWS, Ledger, Rows, Score
+from evalfarm.ledger import Ledger
 from evalfarm.metrics.base import get
+from evalfarm.rows import NO_ROWS, Rows, Score
 from tests.unit.evalfarm.conftest import rows_of
 
 TO_REAL_PICTURES = ("frechet", "fid/clean", "fid/mario", "kid", "cmmd", "fd_dinov2")

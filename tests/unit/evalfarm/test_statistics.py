@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from evalfarm.ledger import Rows
 from evalfarm.metrics.frechet_distance import frechet_distance, gaussian
 from evalfarm.results.statistics import (
     bootstrap,
@@ -16,6 +15,7 @@ from evalfarm.results.statistics import (
     student_t_within,
     whole_set,
 )
+from evalfarm.rows import Rows
 from tests.unit.evalfarm.conftest import rows_of
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2: two-sided 95 %.
