@@ -1,10 +1,12 @@
 """The networks that score, in one actor: each is loaded when first asked for, and kept."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from evalfarm.config import NetworksConfig
+from trainer.models.digest import SHORT, weights_digest
 from trainer.models.networks import MissingNetwork, find_network
 
 Network = TypeVar("Network")
@@ -48,3 +50,11 @@ def missing_network(config: NetworksConfig, *names: str) -> str | None:
             key = f"eval.networks.{name}"
             return reason if key in reason else f"{reason}: put it there, or set {key}"
     return None
+
+
+def short_digest(config: NetworksConfig, *networks: str) -> str:
+    """The start of the digest of a network's weights, or of several together."""
+    digests = [weights_digest(network_path(config, network)) for network in networks]
+    if len(digests) > 1:
+        digests = [hashlib.sha256(" ".join(digests).encode()).hexdigest()]
+    return digests[0][:SHORT]

@@ -6,8 +6,8 @@ practice 3 to 8; higher is better. The summary is the mean. `clip_score/l14` sha
 """
 
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import image_vectors, short_digest
-from evalfarm.networks import missing_network
+from evalfarm.metrics.clip_vectors import image_vectors
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.aesthetic import AestheticHead
 

@@ -15,8 +15,8 @@ Hessel et al. 2021, who named it, multiply mario's number by 2.5.
 
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import image_vectors, short_digest, text_vectors
-from evalfarm.networks import missing_network
+from evalfarm.metrics.clip_vectors import image_vectors, text_vectors
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 
 NETWORKS = {"clip": "clip", "b32": "clip_b32", "l14": "clip_l14", "mario": "clip_b32"}

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import short_digest
-from evalfarm.networks import missing_network
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.clip import Clip
 

@@ -8,9 +8,8 @@ Pictures are shown as by dgm-eval, the authors' program: see trainer/models/dino
 """
 
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import short_digest
 from evalfarm.metrics.frechet_distance import distance_to
-from evalfarm.networks import missing_network
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.dinov2 import Dinov2
 

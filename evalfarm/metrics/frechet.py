@@ -6,9 +6,9 @@ is better. It shrinks as more pictures are scored: only numbers with equal n com
 """
 
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import image_vectors, short_digest
+from evalfarm.metrics.clip_vectors import image_vectors
 from evalfarm.metrics.frechet_distance import distance_to
-from evalfarm.networks import missing_network
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 
 

@@ -11,8 +11,7 @@ as torchvision has it since 0.17 (`hpsv2` leaves it to torchvision), and black f
 
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import short_digest
-from evalfarm.networks import missing_network, network_path
+from evalfarm.networks import missing_network, network_path, short_digest
 from evalfarm.rows import Rows
 from trainer.models.hps import Hps as HpsNetwork
 

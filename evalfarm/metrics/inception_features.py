@@ -2,7 +2,7 @@
 
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Seen
-from evalfarm.metrics.clip_vectors import short_digest
+from evalfarm.networks import short_digest
 from trainer.models.inception import Inception
 from trainer.models.inception_v3 import Outputs
 

@@ -16,8 +16,7 @@ import torch
 
 from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.clip_vectors import short_digest
-from evalfarm.networks import missing_network
+from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.pick_score import PickScore as PickScoreNetwork
 
