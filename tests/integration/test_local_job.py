@@ -77,7 +77,7 @@ def recipe(tmp_path: Path, train_keys: dict[str, Any], tiny_model: Path) -> Call
     def write(*, score: bool, **changes: Any) -> Path:
         section = {
             "suites": ["quick.yaml"],
-            "clip": str(tiny_model / "clip"),
+            "networks": {"clip": str(tiny_model / "clip")},
             "device": "cpu",
             "precision": "fp32",
         }
