@@ -35,8 +35,6 @@ class Evaluation:
         """Why a metric of the suite cannot be measured here."""
         self.metrics = {spec: m for spec, m in metrics.items() if spec not in self.absent}
         """Those that can, as the suite names them."""
-        self.rows = {spec: metric.rows for spec, metric in self.metrics.items()}
-        """What the rows of each are called: asked once, since networks are digested for it."""
         path = folder / "ledger.sqlite"
         self.ledger = Ledger(path, suite.name, self._digest, read_only=read_only)
         self.references = self._find_references()
@@ -133,7 +131,7 @@ class Evaluation:
     ) -> Iterator[tuple[str, Unit]]:
         """Looks at the pictures that lack the score of any of these metrics."""
         folder = Path(checkpoint.path) if real else self.folder
-        rows = {self.rows[spec] for spec in specs}
+        rows = {self.metrics[spec].rows for spec in specs}
         scored = {(p, s, metric) for p, s, metric, _ in self.ledger.scored(checkpoint.checkpoint)}
         lacking = [
             picture
@@ -156,7 +154,7 @@ class Evaluation:
         *,
         real: bool,
     ) -> Look:
-        by_rows = {self.rows[spec]: spec for spec in specs}  # one of those that share them
+        by_rows = {self.metrics[spec].rows: spec for spec in specs}  # one of those that share them
         return Look(
             suite=self.suite.name,
             checkpoint=checkpoint,

@@ -5,18 +5,18 @@ layers on the unit vector that OpenAI's CLIP ViT-L/14 gives a picture. Nominally
 practice 3 to 8; higher is better. The summary is the mean. `clip_score/l14` shares its pass.
 """
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors
-from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.aesthetic import AestheticHead
 
 
 @register("aesthetic")
-class Aesthetic(Metric):
+class Aesthetic(ConfiguredMetric):
     """Mean rating."""
 
     modes = ("v2",)
+    weights = ("clip_l14", "aesthetic")
     columns = (
         Column(
             name="aesthetic",
@@ -26,15 +26,6 @@ class Aesthetic(Metric):
             mean_of="aesthetic",
         ),
     )
-
-    def absent(self) -> str | None:
-        """Absent without CLIP ViT-L/14 or the head."""
-        return missing_network(self.networks, "clip_l14", "aesthetic")
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of CLIP and head."""
-        return f"{self.mode}@{short_digest(self.networks, 'clip_l14', 'aesthetic')}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """One rating each."""

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evalfarm.config import NetworksConfig
-from evalfarm.networks import Networks
+from evalfarm.networks import Networks, missing_network, short_digest
 from evalfarm.rows import Rows
 
 MetricType = type["Metric"]
@@ -131,7 +132,7 @@ class Metric(ABC):
     def variant(self) -> str:
         """Which rules, `@` and which weights: two numbers of one name and variant compare.
 
-        A change of the rules changes it too.
+        A change of the rules changes it too. It is asked for again and again.
         """
 
     @property
@@ -154,6 +155,25 @@ class Metric(ABC):
             for column in self.columns
             if column.mean_of
         }
+
+
+class ConfiguredMetric(Metric):
+    """A metric whose networks, if it needs any, are those that the config names."""
+
+    weights: tuple[str, ...] = ()
+    """Names in the config of the networks that decide its numbers."""
+    also_needs: tuple[str, ...] = ()
+    """Of those that do not, but without which there are none."""
+
+    def absent(self) -> str | None:
+        """Absent without a network that it needs."""
+        return missing_network(self.networks, *self.weights, *self.also_needs)
+
+    @cached_property  # gigabytes are digested for it
+    def variant(self) -> str:
+        """Its mode, `@` and the digest of its weights."""
+        digest = short_digest(self.networks, *self.weights) if self.weights else None
+        return f"{self.mode}@{digest}" if digest else self.mode
 
 
 _METRICS: dict[str, MetricType] = {}

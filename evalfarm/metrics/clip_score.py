@@ -14,9 +14,8 @@ Hessel et al. 2021, who named it, multiply mario's number by 2.5.
 """
 
 from evalfarm.config import NetworksConfig
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors, text_vectors
-from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 
 NETWORKS = {"clip": "clip", "b32": "clip_b32", "l14": "clip_l14", "mario": "clip_b32"}
@@ -30,7 +29,7 @@ MARIO_PREFIX = "A photo depicts "
 
 
 @register("clip_score")
-class ClipScore(Metric):
+class ClipScore(ConfiguredMetric):
     """Mean cosine of picture and prompt, on the scale of its mode."""
 
     modes = tuple(NETWORKS)
@@ -39,6 +38,7 @@ class ClipScore(Metric):
         super().__init__(mode, networks)
         mario = mode == "mario"
         self.network = NETWORKS[mode]
+        self.weights = (self.network,)
         self.scale = 1.0 if mario else 100.0
         self.prefix = MARIO_PREFIX if mario else ""
         self.columns = (
@@ -51,15 +51,6 @@ class ClipScore(Metric):
                 mean_of="score",
             ),
         )
-
-    def absent(self) -> str | None:
-        """Absent without the mode's CLIP."""
-        return missing_network(self.networks, self.network)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the CLIP."""
-        return f"{self.mode}@{short_digest(self.networks, self.network)}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """One cosine each."""

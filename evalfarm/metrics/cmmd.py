@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.networks import missing_network, short_digest
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
+from evalfarm.metrics.clip_vectors import clip_of
 from evalfarm.rows import Rows
-from trainer.models.clip import Clip
 
 NETWORK = "clip_l14_336"
 SIGMA, SCALE = 10.0, 1000.0
@@ -24,30 +23,20 @@ BLOCK = 1000  # rows of a kernel at a time: 240 MB of it with 30,000 real pictur
 
 
 @register("cmmd")
-class Cmmd(Metric):
+class Cmmd(ConfiguredMetric):
     """Kernel distance of CLIP's features to the references'."""
 
     modes = ("l14-336",)
+    weights = (NETWORK,)
     columns = (
         Column(name="cmmd", title="CMMD", unit="MMD²/1000", higher_is_better=False, decimals=3),
     )
     references = "set"
     resamples = 20  # a second each, of 5,000 pictures
 
-    def absent(self) -> str | None:
-        """Absent without its CLIP."""
-        return missing_network(self.networks, NETWORK)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the CLIP."""
-        return f"{self.mode}@{short_digest(self.networks, NETWORK)}"
-
     def look(self, batch: Batch) -> list[Seen]:
         """The unit vector of the middle of each picture."""
-        device = batch.networks.device
-        clip = batch.networks.load(NETWORK, lambda folder: Clip(folder, device))
-        vectors = clip.images([middle_square(image) for image in batch.images])
+        vectors = clip_of(batch, NETWORK).images([middle_square(image) for image in batch.images])
         return [Seen(features=row) for row in vectors.numpy()]
 
     def summarize(self, rows: Rows, references: Rows) -> dict[str, float]:

@@ -7,9 +7,8 @@ shrinks as more pictures are scored: only numbers with equal n and equal real pi
 Pictures are shown as by dgm-eval, the authors' program: see trainer/models/dinov2.py.
 """
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.frechet_distance import distance_to
-from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 from trainer.models.dinov2 import Dinov2
 
@@ -17,10 +16,11 @@ NETWORK = "dinov2"
 
 
 @register("fd_dinov2")
-class FdDinov2(Metric):
+class FdDinov2(ConfiguredMetric):
     """Fréchet distance of DINOv2's features to the references'."""
 
     modes = ("dgm-eval",)
+    weights = (NETWORK,)
     columns = (
         Column(
             name="fd_dinov2", title="FD-DINOv2", unit="squared", higher_is_better=False, decimals=1
@@ -28,15 +28,6 @@ class FdDinov2(Metric):
     )
     references = "set"
     resamples = 20  # a second each, of 10,000 pictures
-
-    def absent(self) -> str | None:
-        """Absent without a DINOv2."""
-        return missing_network(self.networks, NETWORK)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the DINOv2."""
-        return f"{self.mode}@{short_digest(self.networks, NETWORK)}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """The CLS vector of each picture."""

@@ -15,30 +15,21 @@ How a picture comes to 299 x 299 pixels decides the number, so it is the mode:
 
 import numpy as np
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.frechet_distance import distance_to
-from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows, variant
-from evalfarm.networks import missing_network
+from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows
 from evalfarm.rows import Rows
 
 
 @register("fid")
-class Fid(Metric):
+class Fid(ConfiguredMetric):
     """Fréchet distance of Inception's features to the references'."""
 
     modes = ("clean", "tf", "torch", "mario")
+    weights = (NETWORK,)
     columns = (Column(name="fid", title="FID", unit="squared", higher_is_better=False, decimals=2),)
     references = "set"
     resamples = 20  # six seconds each, of 10,000 pictures
-
-    def absent(self) -> str | None:
-        """Absent without the Inception."""
-        return missing_network(self.networks, NETWORK)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the Inception."""
-        return variant(self.networks, self.mode)
 
     @property
     def rows(self) -> str:

@@ -5,18 +5,18 @@ choice: not FID, which names Inception's features. 0 and up, in squared units of
 is better. It shrinks as more pictures are scored: only numbers with equal n compare.
 """
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors
 from evalfarm.metrics.frechet_distance import distance_to
-from evalfarm.networks import missing_network, short_digest
 from evalfarm.rows import Rows
 
 
 @register("frechet")
-class Frechet(Metric):
+class Frechet(ConfiguredMetric):
     """Fréchet distance of CLIP features to the references'."""
 
     modes = ("clip",)
+    weights = ("clip",)
     columns = (
         Column(
             name="distance", title="Fréchet", unit="squared", higher_is_better=False, decimals=4
@@ -24,15 +24,6 @@ class Frechet(Metric):
     )
     references = "set"
     resamples = 50  # a quarter of a second each, of 5,000 pictures by 512 numbers
-
-    def absent(self) -> str | None:
-        """Absent without a CLIP."""
-        return missing_network(self.networks, "clip")
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the CLIP."""
-        return f"{self.mode}@{short_digest(self.networks, 'clip')}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """The features of each picture."""

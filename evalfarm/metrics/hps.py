@@ -10,8 +10,8 @@ as torchvision has it since 0.17 (`hpsv2` leaves it to torchvision), and black f
 """
 
 from evalfarm.config import NetworksConfig
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.networks import missing_network, network_path, short_digest
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
+from evalfarm.networks import network_path
 from evalfarm.rows import Rows
 from trainer.models.hps import Hps as HpsNetwork
 
@@ -19,14 +19,16 @@ NETWORKS = {"v2": "hps_v2", "v2.1": "hps_v2_1"}
 
 
 @register("hps")
-class Hps(Metric):
+class Hps(ConfiguredMetric):
     """Mean of 100 * cosine."""
 
     modes = tuple(NETWORKS)
+    also_needs = ("clip_l14",)  # for its tokenizer, which is every CLIP's
 
     def __init__(self, mode: str, networks: NetworksConfig) -> None:
         super().__init__(mode, networks)
         self.network = NETWORKS[mode]
+        self.weights = (self.network,)
         self.columns = (
             Column(
                 name="hps",
@@ -37,15 +39,6 @@ class Hps(Metric):
                 mean_of="hps",
             ),
         )
-
-    def absent(self) -> str | None:
-        """Absent without the mode's weights, or a CLIP's folder to take the tokenizer from."""
-        return missing_network(self.networks, self.network, "clip_l14")
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the weights."""
-        return f"{self.mode}@{short_digest(self.networks, self.network)}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """One cosine each."""

@@ -23,9 +23,4 @@ def pool_features(batch: Batch, way: str) -> list[Seen]:
 
 def pool_rows(networks: NetworksConfig, way: str) -> str:
     """What the rows of pool features are called, whichever metric asked for them."""
-    return f"{NETWORK}/{variant(networks, way)}"
-
-
-def variant(networks: NetworksConfig, mode: str) -> str:
-    """Mode and digest of the Inception."""
-    return f"{mode}@{short_digest(networks, NETWORK)}"
+    return f"{NETWORK}/{way}@{short_digest(networks, NETWORK)}"

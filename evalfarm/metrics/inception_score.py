@@ -13,9 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.inception_features import NETWORK, inception_outputs, variant
-from evalfarm.networks import missing_network
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
+from evalfarm.metrics.inception_features import NETWORK, inception_outputs
 from evalfarm.rows import Rows
 
 PARTS = 10
@@ -23,10 +22,11 @@ SEED = 2020  # torch-fidelity's
 
 
 @register("inception_score")
-class InceptionScore(Metric):
+class InceptionScore(ConfiguredMetric):
     """Mean and spread of the score over ten parts."""
 
     modes = ("tf", "clean", "torch")
+    weights = (NETWORK,)
     resamples = 20
     columns = (
         Column(name="score", title="IS", unit="score", higher_is_better=True, decimals=2),
@@ -40,15 +40,6 @@ class InceptionScore(Metric):
             headline=False,
         ),
     )
-
-    def absent(self) -> str | None:
-        """Absent without the Inception."""
-        return missing_network(self.networks, NETWORK)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the Inception."""
-        return variant(self.networks, self.mode)
 
     def look(self, batch: Batch) -> list[Seen]:
         """The logits of each picture."""

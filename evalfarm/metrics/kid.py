@@ -16,9 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows, variant
-from evalfarm.networks import missing_network
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
+from evalfarm.metrics.inception_features import NETWORK, pool_features, pool_rows
 from evalfarm.rows import Rows
 
 SUBSETS, SUBSET_PICTURES = 100, 1000
@@ -28,10 +27,11 @@ Features = NDArray[np.float64]
 
 
 @register("kid")
-class Kid(Metric):
+class Kid(ConfiguredMetric):
     """Kernel distance of Inception's features to the references'."""
 
     modes = ("clean", "tf", "torch")
+    weights = (NETWORK,)
     columns = (
         Column(name="kid", title="KID", unit="MMD²", higher_is_better=False, decimals=5),
         Column(
@@ -46,15 +46,6 @@ class Kid(Metric):
     )
     references = "set"
     resamples = 0  # half a minute each, of 5,000 pictures; the spread over subsets stands beside it
-
-    def absent(self) -> str | None:
-        """Absent without the Inception."""
-        return missing_network(self.networks, NETWORK)
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the Inception."""
-        return variant(self.networks, self.mode)
 
     @property
     def rows(self) -> str:

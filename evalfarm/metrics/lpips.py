@@ -8,6 +8,8 @@ is better. The summary is the mean. Pictures are compared at their own size; the
 that size (evalfarm/metrics/pairs.py).
 """
 
+from functools import cached_property
+
 from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.networks import missing_network, network_path
@@ -40,7 +42,7 @@ class Lpips(Metric):
         """Absent without the mode's trunk; the fitted weights come with torchmetrics."""
         return missing_network(self.networks, NETWORKS[self.mode])
 
-    @property
+    @cached_property  # half a gigabyte is digested for it
     def variant(self) -> str:
         """Mode and digest of trunk and fitted weights."""
         trunk = network_path(self.networks, NETWORKS[self.mode])

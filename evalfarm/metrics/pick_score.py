@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from evalfarm.config import NetworksConfig
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
-from evalfarm.networks import missing_network, short_digest
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.rows import Rows
 from trainer.models.pick_score import PickScore as PickScoreNetwork
 
@@ -26,10 +25,11 @@ CHUNK = 4
 
 
 @register("pick_score")
-class PickScore(Metric):
+class PickScore(ConfiguredMetric):
     """Mean score of pictures and prompts."""
 
     modes = tuple(TITLES)
+    weights = ("pick_score",)
     resamples = 0  # of prompts drawn twice, matrix4 would pair a picture with its own prompt twice
 
     def __init__(self, mode: str, networks: NetworksConfig) -> None:
@@ -43,15 +43,6 @@ class PickScore(Metric):
                 mean_of="score" if mode == "diagonal" else None,
             ),
         )
-
-    def absent(self) -> str | None:
-        """Absent without PickScore's CLIP."""
-        return missing_network(self.networks, "pick_score")
-
-    @property
-    def variant(self) -> str:
-        """Mode and digest of the CLIP."""
-        return f"{self.mode}@{short_digest(self.networks, 'pick_score')}"
 
     def look(self, batch: Batch) -> list[Seen]:
         """Its score, or for the matrix both its vectors: it needs those of other pictures too."""

@@ -7,7 +7,7 @@ better. Equal pictures have none, and count as 100 dB, which is the most. The su
 the pictures' decibels. The real picture is made the size of the other (evalfarm/metrics/pairs.py).
 """
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.rows import Rows
 
@@ -15,7 +15,7 @@ MOST_DB = 100.0
 
 
 @register("psnr")
-class Psnr(Metric):
+class Psnr(ConfiguredMetric):
     """Mean decibels of each picture against its real one."""
 
     modes = ("rgb",)
@@ -30,15 +30,6 @@ class Psnr(Metric):
         ),
     )
     references = "pairs"
-
-    def absent(self) -> str | None:
-        """It needs no network."""
-        return None
-
-    @property
-    def variant(self) -> str:
-        """What is compared; there are no weights."""
-        return self.mode
 
     def look(self, batch: Batch) -> list[Seen]:
         """Decibels of each."""

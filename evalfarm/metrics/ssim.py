@@ -11,7 +11,7 @@ the size of the other (evalfarm/metrics/pairs.py).
 
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from evalfarm.metrics.base import Batch, Column, Metric, Seen, register
+from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.rows import Rows
 
@@ -19,7 +19,7 @@ SIGMA_PX = 1.5
 
 
 @register("ssim")
-class Ssim(Metric):
+class Ssim(ConfiguredMetric):
     """Mean similarity of each picture and its real one."""
 
     modes = ("gaussian",)
@@ -34,15 +34,6 @@ class Ssim(Metric):
         ),
     )
     references = "pairs"
-
-    def absent(self) -> str | None:
-        """It needs no network."""
-        return None
-
-    @property
-    def variant(self) -> str:
-        """The window; there are no weights."""
-        return self.mode
 
     def look(self, batch: Batch) -> list[Seen]:
         """One similarity each."""

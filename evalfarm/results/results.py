@@ -44,7 +44,7 @@ def _reference_rows(evaluation: Evaluation) -> dict[str, Rows]:
         return {}
     checkpoint = evaluation.references.checkpoint
     return {
-        spec: evaluation.ledger.rows(checkpoint, evaluation.rows[spec])
+        spec: evaluation.ledger.rows(checkpoint, metric.rows)
         for spec, metric in evaluation.metrics.items()
         if metric.references == "set"
     }
@@ -82,7 +82,7 @@ def _row(
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     groups: dict[str, dict[str, float]] = {}
     for spec, metric in evaluation.metrics.items():
-        rows = evaluation.ledger.rows(checkpoint.checkpoint, evaluation.rows[spec])
+        rows = evaluation.ledger.rows(checkpoint.checkpoint, metric.rows)
         if metric.references == "set":
             rows = rows.take(evaluation.suite.has_real[rows.prompts])
         summary = summaries.of(metric, rows, references.get(spec, NO_ROWS))
@@ -143,7 +143,7 @@ def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
     """How many pictures are expected, made and scored by every metric, and whether that is all."""
     prompts = evaluation.suite.prompts
     pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
-    metrics = set(evaluation.rows.values())
+    metrics = {metric.rows for metric in evaluation.metrics.values()}
     looked_at = sum(
         metric in metrics for _, _, metric, _ in evaluation.ledger.scored(checkpoint.checkpoint)
     )
@@ -160,7 +160,7 @@ def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _scored_by_all(evaluation: Evaluation, checkpoint: Checkpoint) -> set[tuple[int, int]]:
     """Prompt and sample of the pictures that every metric could score."""
-    metrics = set(evaluation.rows.values())
+    metrics = {metric.rows for metric in evaluation.metrics.values()}
     scored = Counter(
         (prompt, sample)
         for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint)

@@ -6,6 +6,7 @@ import pytest
 
 import evalfarm.metrics as metrics
 from evalfarm.config import NetworksConfig
+from evalfarm.metrics import base, lpips
 from evalfarm.metrics.base import column_key, get
 
 
@@ -37,3 +38,20 @@ def test_a_column_bears_metric_and_variant_and_says_nothing_twice(tiny_model: Pa
     assert keys[0].startswith("clip_score/clip@")
     assert keys[1].startswith("frechet_distance/clip@")
     assert keys[2].startswith("ocr_precision/ppocrv6-small@")
+
+
+def test_the_weights_of_a_metric_are_digested_once_however_often_its_columns_are_named(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = tmp_path / "alexnet.pth"
+    trunk.write_bytes(b"weights")
+    networks = NetworksConfig(alexnet=str(trunk), clip=str(tiny_model / "clip"))
+    digested: list[str] = []
+    for module, name in ((lpips, "files_digest"), (base, "short_digest")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real: digested.append("") or real(*a))
+    for spec in ("lpips/alex", "clip_score"):
+        metric = get(spec, networks)
+        keys = {column_key(metric, column) for column in metric.columns for _ in range(3)}
+        assert len(keys) == 1
+    assert len(digested) == 2
