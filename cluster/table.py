@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+BAR_WIDTH = 24
+
 
 def results_table(results: Mapping[str, Any], *, intervals: bool = False) -> str:
     """One row per checkpoint of a results.json: headline columns, an arrow at their better end.
@@ -23,6 +25,28 @@ def results_table(results: Mapping[str, Any], *, intervals: bool = False) -> str
     notes = [f"{name} is absent: {reason}" for name, reason in results["absent"].items()]
     notes += [f"{row['name']}: {error}" for row in results["rows"] for error in row["errors"]]
     return "\n".join([*lines, *notes])
+
+
+def headline(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> str:
+    """A row of a results.json in one line: the headline columns that it has values of."""
+    return ", ".join(
+        f"{c['title']} {_number(row['values'][c['key']], c['decimals'])}"
+        for c in columns
+        if c["headline"] and c["key"] in row["values"]
+    )
+
+
+def bar(done: float, total: float) -> str:
+    """How much of it is done, as blocks."""
+    filled = round(BAR_WIDTH * done / total)
+    return "█" * filled + "░" * (BAR_WIDTH - filled)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

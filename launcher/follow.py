@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 from cluster.heartbeat import read_heartbeats
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
+from cluster.table import bar, duration, headline
 
-BAR_WIDTH = 24
 PLAIN_EVERY_S = 15.0  # where no terminal redraws the bar, print it so often
 
 
@@ -73,7 +73,8 @@ class Follower:
         for suite, row, columns in _evaluated_rows(self.run):
             if (suite, row["checkpoint"]) not in self._evaluated:
                 self._evaluated.add((suite, row["checkpoint"]))
-                yield f"evaluated {row['name']} by {suite}: {_numbers(row, columns)}"
+                numbers = headline(row, columns)
+                yield f"evaluated {row['name']} by {suite}: {numbers}, n {row['n_scored']}"
 
 
 def progress_line(run: RunFolder, attempt: AttemptFolder) -> str:
@@ -88,14 +89,12 @@ def _training(attempt: AttemptFolder) -> str:
         return ""
     beat = beats[0]
     step, steps = beat.get("step", 0), beat["steps"]
-    filled = round(BAR_WIDTH * step / steps)
-    bar = "█" * filled + "░" * (BAR_WIDTH - filled)
-    text = f"{beat['phase']} {bar} {step}/{steps}"
+    text = f"{beat['phase']} {bar(step, steps)} {step}/{steps}"
     if "loss" in beat:
         text += f"  loss {beat['loss']:.4f}  {beat['images_per_s']:.1f} images/s"
     if "loss" in beat and step < steps:
         left_s = (steps - step) * beat["images_per_step"] / max(beat["images_per_s"], 1e-9)
-        text += f"  {_time(left_s)} left"
+        text += f"  {duration(left_s)} left"
     broken = sum(beat.get("broken_samples", 0) for beat in beats)
     if broken:
         text += f"  {broken} samples cannot be read: see the ranks' logs"
@@ -141,18 +140,3 @@ def _evaluated_rows(run: RunFolder) -> list[tuple[str, dict[str, Any], list[dict
             if row["complete"]
         ]
     return found
-
-
-def _numbers(row: dict[str, Any], columns: list[dict[str, Any]]) -> str:
-    numbers = [
-        f"{column['title']} {row['values'][column['key']]:.{column['decimals']}f}"
-        for column in columns
-        if column["headline"] and column["key"] in row["values"]
-    ]
-    return f"{', '.join(numbers)}, n {row['n_scored']}"
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.exit_codes import MachineFault
+from cluster.table import headline
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import REPORTERS, Evaluation
 from evalfarm.farm.dispatch import Dispatcher
@@ -170,7 +170,9 @@ class Farm:
             plan = self._plans.get((suite, row["checkpoint"]))
             if plan and row["complete"] and not plan.told:
                 plan.told = True
-                log.info("%s: %s", suite, _line(results["columns"], row))
+                numbers = headline(row, results["columns"])
+                n = f"n {row['n_scored']} of {row['n_expected']}"
+                log.info("%s: %s: %s, %s", suite, row["name"], numbers, n)
         if any(plan not in asked for plan in self._untold(suite)):
             self._conclude(suite)  # what became whole while this report was being made
 
@@ -207,12 +209,3 @@ def _rank(plan: Plan) -> int:
 
 def _is_real(plan: Plan) -> bool:
     return plan.checkpoint.kind == "references"
-
-
-def _line(columns: list[dict[str, Any]], row: dict[str, Any]) -> str:
-    numbers = [
-        f"{column['title']} {row['values'][column['key']]:.{column['decimals']}f}"
-        for column in columns
-        if column["headline"] and column["key"] in row["values"]
-    ]
-    return f"{row['name']}: {', '.join(numbers)}, n {row['n_scored']} of {row['n_expected']}"

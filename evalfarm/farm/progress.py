@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from cluster.run_folder import read_json, write_json
+from cluster.table import bar, duration
 
 SPEED_WINDOW_S = 120.0
 STALE_S = 60.0
@@ -104,15 +105,8 @@ def progress_display(evaluations: Path) -> Iterator[Callable[[], None]]:
 
 def _checkpoint_line(checkpoint: Progress, speed: float) -> str:
     expected, scored = checkpoint["expected"], checkpoint["scored"]
-    filled = round(24 * scored / expected)
-    left = _duration((expected - scored) / speed) if speed else "?"
+    left = duration((expected - scored) / speed) if speed else "?"
     return (
-        f"{checkpoint['name']} {'█' * filled}{'░' * (24 - filled)} "
+        f"{checkpoint['name']} {bar(scored, expected)} "
         f"made {checkpoint['made']}, scored {scored} of {expected}, {left} left"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
