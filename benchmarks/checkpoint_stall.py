@@ -20,7 +20,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.machine import machine
 from cluster.agent import run_node
 from cluster.program import run_program
 from cluster.rendezvous import local_node
@@ -75,18 +75,13 @@ def main() -> int:
         with_ranks(folder)
         return 0
     most = torch.cuda.device_count() if DEVICE == "cuda" else 2
-    load_before = os.getloadavg()[0]
+    measured_on = machine()
     cases = {f"{ranks} ranks": measure(ranks) for ranks in (1, 2) if ranks <= most}
     targets = [aim(name, case) for name, case in cases.items()]
     report = {
         "command": "python -m benchmarks.checkpoint_stall",
         "unit": f"seconds for each checkpoint, median of {SAVES}",
-        "machine": {
-            "device": torch.cuda.get_device_name() if DEVICE == "cuda" else _processor(),
-            "cores": os.cpu_count(),
-            "load_before": round(load_before, 1),
-            "python": platform.python_version(),
-        },
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("torch", "deepspeed", "safetensors")},
         "cases": cases,
         "targets": targets,
@@ -282,11 +277,6 @@ def aim(name: str, case: dict[str, Any]) -> dict[str, Any]:
 def _synchronize() -> None:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERB
 import io
 import itertools
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -38,6 +37,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from benchmarks.machine import machine
 from trainer.data.build import build
 from trainer.data.config import DataConfig, ImageFolderConfig
 from trainer.data.framing import Size, choose_frame, frame_chance
@@ -72,6 +72,7 @@ PART_NAMES = ("read", "decode", "crop and resize", "tokenize")
 
 def main() -> None:
     """Measure, print a table, and write it beside this file."""
+    measured_on = machine()
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     tokenizer = CLIPTokenizer.from_pretrained(HERE.parent / "assets/mini/tokenizer")
@@ -84,7 +85,7 @@ def main() -> None:
     report = {
         "command": "python -m benchmarks.data_loading",
         "unit": f"pictures per second of one core's time, median of {ROUNDS} rounds",
-        "machine": {"processor": _processor(), "python": platform.python_version()},
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("pillow", "torch", "datasets")},
         "frame_px": FRAME_PX,
         "jpeg_quality": QUALITY,
@@ -341,12 +342,6 @@ def _caption(number: int) -> str:
 def _batches(pictures: list[bytes]) -> Iterator[list[bytes]]:
     for first in itertools.cycle(range(0, len(pictures), BATCH)):
         yield pictures[first : first + BATCH]
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, one core of {os.cpu_count()}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ os.environ |= {
 import argparse
 import json
 import math
-import platform
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ import ray
 import torch
 from ray.util import ActorPool
 
+from benchmarks.machine import machine
 from benchmarks.stand_ins import NoReporter, QuickScorer, SlowGenerator
 from cluster.program import run_program
 from cluster.ray_cluster import ray_cluster
@@ -72,15 +72,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="*", default=list(WORKERS))
     parser.add_argument("--skip-mini", action="store_true", help="measure the efficiency alone")
     arguments = parser.parse_args()
-    load_before = os.getloadavg()[0]
+    measured_on = machine()
     report: dict[str, Any] = {
         "command": f"python -m benchmarks.farm {' '.join(sys.argv[1:])}".strip(),
-        "machine": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
-            "cores": os.cpu_count(),
-            "load_before": round(load_before, 1),
-            "python": platform.python_version(),
-        },
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("torch", "ray")},
         "efficiency": {str(workers): efficiency(workers) for workers in arguments.workers},
     }
@@ -308,12 +303,6 @@ def _references(config: EvalConfig, networks: Networks) -> list[Batch]:
         for name in picture_names(source)
     ]
     return [Batch([Asked(image=picture)], networks) for picture in pictures]
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return " ".join(names[0].split()[:2]) if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ spectrum, as Inception's pool features have it.
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
+from benchmarks.machine import machine
 from evalfarm.metrics.frechet_distance import frechet_distance, gaussian
 
 HERE = Path(__file__).parent
@@ -34,6 +34,7 @@ Features = NDArray[np.float32]
 
 def main() -> None:
     """Measure each case, print it, and write all beside this file."""
+    measured_on = machine()
     real, many, few = draw(0, 10_000), draw(1, 10_000, spread=1.1), draw(2, 500, spread=1.1)
     cases = {
         "10,000 pictures to 10,000": measure(many, real),
@@ -49,10 +50,7 @@ def main() -> None:
     report = {
         "command": "python -m benchmarks.frechet",
         "unit": "seconds of one core's time, one run",
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-        },
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("numpy", "scipy")},
         "features": DIM,
         "cases": cases,

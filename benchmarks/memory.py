@@ -11,7 +11,6 @@ Random weights; nothing is downloaded.
 
 import gc
 import json
-import platform
 import sys
 import tempfile
 from dataclasses import replace
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.machine import machine
 from benchmarks.models import write_model
 from benchmarks.ranks import Training, on_ranks, start_training, train_config
 from launcher.memory import STAGES
@@ -46,6 +46,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any], tuple[int, ...]], ...] = (
 
 def main() -> None:
     """Measure every variant, print a table, and write it beside this file."""
+    measured_on = machine()
     gpus = torch.cuda.device_count()
     settings = ON_GPU if gpus else ON_CPU
     ranks = gpus or 2
@@ -65,7 +66,7 @@ def main() -> None:
         "command": "python -m benchmarks.memory",
         "unit": "GiB of tensors on a rank at the worst moment of a step, the most of all ranks",
         "measured_by": "torch.cuda.max_memory_allocated" if gpus else "tensors and torch.profiler",
-        "machine": machine(),
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("torch", "deepspeed", "diffusers")},
         "settings": {**settings, "ranks": ranks},
         "cases": rows,
@@ -145,12 +146,6 @@ def _bytes_held() -> int:
                 storage = held.untyped_storage()
                 sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values())
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
 
 
 def _case(

@@ -16,7 +16,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": 
 
 import json
 import logging
-import platform
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from paddleocr import PaddleOCR, TextDetection, TextRecognition
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.machine import machine
 from trainer.data.config import WordsConfig
 from trainer.data.words import draw_sample, word_list
 from trainer.models.ocr import DETECTION, RECOGNITION, OcrReader, model_folder
@@ -55,7 +55,7 @@ Spent = tuple[float, float]
 def main() -> None:
     """Measure, print a table, and write it beside this file."""
     logging.getLogger("paddlex").setLevel(logging.ERROR)
-    load_before = os.getloadavg()[0]
+    measured_on = machine()
     with tempfile.TemporaryDirectory() as folder:
         models = {name: str(model_folder(Path(folder), name)) for name in (DETECTION, RECOGNITION)}
         pooling = measure_pooling(models)
@@ -63,12 +63,7 @@ def main() -> None:
     report = {
         "command": "python -m benchmarks.ocr",
         "unit": f"pictures per second, and per second of a core; median of {ROUNDS} rounds",
-        "machine": {
-            "processor": _processor(),
-            "cores": CORES,
-            "load_before": round(load_before, 1),
-            "python": platform.python_version(),
-        },
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("paddleocr", "paddlex", "onnxruntime")},
         "cases": cases,
         "pooling": pooling,
@@ -198,11 +193,6 @@ def draw(kind: str, place: int) -> Image.Image:
 def blue_green_red(image: Image.Image) -> NDArray[np.uint8]:
     """Pixels as PaddleOCR takes them."""
     return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

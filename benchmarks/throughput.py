@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import trainer.engine
-from benchmarks.memory import machine
+from benchmarks.machine import machine
 from benchmarks.models import SHAPES, TOKENS, new_networks, write_model
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.ranks import Training, on_ranks, random_batch, start_training, train_config
@@ -49,6 +49,7 @@ Case = dict[str, Any]
 
 def main(model: str | None = None) -> None:
     """Measure every line, print them, and write them beside this file."""
+    measured_on = machine()
     on_gpu = torch.cuda.is_available()
     model = model or ("sd15" if on_gpu else "tiny")
     if model not in SHAPES:
@@ -64,7 +65,7 @@ def main(model: str | None = None) -> None:
         "command": f"python -m benchmarks.throughput {model}",
         "unit": f"pictures per second of one rank, median of {ROUNDS} rounds"
         + ("" if on_gpu else "; seconds of one core's time"),
-        "machine": machine(),
+        "machine": measured_on,
         "versions": {name: version(name) for name in ("torch", "deepspeed", "diffusers", "peft")},
         "model": model,
         "resolution": SHAPES[model].resolution,
