@@ -55,6 +55,11 @@ class EvalConfig:
     """Where pictures are generated."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype that pictures are generated in."""
+    compile: bool = False
+    """torch.compile each repeated block of the denoiser: the first batch takes a minute longer, and
+    pictures of more than one size or count take more."""
+    channels_last: bool = False
+    """Keep pictures as batch height width channels: faster convolutions on most GPUs."""
     generators: int = 1
     """Ray actors that make pictures, at most: as many as the cluster has room for."""
     gpus_per_generator: float = 1.0

@@ -38,9 +38,7 @@ def start_pools(config: EvalConfig, folder: Path, boards: Path | None) -> list[P
     def pool(name: str, start_actor: Callable[[], Any], most: int) -> Pool:
         return Pool(name, start_actor, most=most, recycle_after=config.recycle_after)
 
-    generators = pool(
-        GENERATORS, lambda: generator.remote(config.device, config.precision), config.generators
-    )
+    generators = pool(GENERATORS, lambda: generator.remote(config), config.generators)
     scorers = pool(SCORERS, lambda: scorer.remote(config.networks, scorer_device), config.scorers)
     reporters = pool(REPORTERS, lambda: reporter.remote(config, folder, boards), 1)
     reporters.lets_go = False  # it takes no room, and a new one draws all curves anew

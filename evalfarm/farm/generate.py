@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cluster.run_folder import write_bytes
+from evalfarm.config import EvalConfig
 from evalfarm.farm.worker import worker_facts
 from evalfarm.rows import Picture
 from evalfarm.suite import Item, Sampling
@@ -32,9 +33,14 @@ ONE_COLOR = "all of one colour"
 class Generator:
     """Makes the pictures of suites. A Ray actor in the farm, a plain object anywhere else."""
 
-    def __init__(self, device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp32"]) -> None:
-        self.facts = worker_facts("generator", device)
-        self._loaded = LoadedModel(device=device, dtype=DTYPES[precision])
+    def __init__(self, config: EvalConfig) -> None:
+        self.facts = worker_facts("generator", config.device)
+        self._loaded = LoadedModel(
+            device=config.device,
+            dtype=DTYPES[config.precision],
+            compiled=config.compile,
+            channels_last=config.channels_last,
+        )
 
     def started(self) -> None:
         """Answer once the actor is up."""

@@ -21,9 +21,18 @@ from trainer.models.source import INDEX, Source
 class LoadedModel:
     """What is loaded at present."""
 
-    def __init__(self, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+        channels_last: bool = False,
+    ) -> None:
         self.device = device
         self.dtype = dtype
+        self.compiled = compiled
+        self.channels_last = channels_last
         self.schedule: Mapping[str, Any] = {}
         """The model's noise schedule, whichever sampler is put in."""
         self._model: NamedModel | None = None
@@ -55,6 +64,13 @@ class LoadedModel:
         self._pipeline = None  # two do not fit where one does
         pipeline = open_pipeline(source, device=self.device, dtype=self.dtype)
         self.schedule = pipeline.scheduler.config
+        if self.channels_last:
+            pipeline.unet.to(memory_format=torch.channels_last)
+            pipeline.vae.to(memory_format=torch.channels_last)
+        if self.compiled:
+            # Block by block and in place: what takes the place of weights or adapters of the same
+            # shapes is not compiled again.
+            pipeline.unet.compile_repeated_blocks()
         return pipeline
 
 

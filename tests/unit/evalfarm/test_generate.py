@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cluster.run_folder import BrokenFolder
+from evalfarm.config import EvalConfig
 from evalfarm.farm.generate import Generator, parameters, picture_seed
 from evalfarm.rows import Picture
 from evalfarm.suite import Item, Sampling
@@ -50,9 +51,14 @@ def unit_of(model: Path | str, folder: Path, items: Sequence[Item], **sampling: 
     )
 
 
+def new_generator() -> Generator:
+    """One as the farm has, on the CPU."""
+    return Generator(EvalConfig(device="cpu", precision="fp32"))
+
+
 def make(model: Path | str, folder: Path, items: Sequence[Item], **sampling: Any) -> list[Picture]:
     """The rows of these pictures, made by a generator of their own."""
-    return Generator("cpu", "fp32").run(unit_of(model, folder, items, **sampling)).pictures
+    return new_generator().run(unit_of(model, folder, items, **sampling)).pictures
 
 
 def pixels(folder: Path, pictures: Sequence[Picture]) -> dict[tuple[int, int], np.ndarray]:
@@ -71,7 +77,7 @@ def test_a_picture_is_the_same_in_any_batch_and_order(
     whole = make(tiny_model, tmp_path / "whole", ITEMS, sampler=sampler)
     expected = pixels(tmp_path / "whole", whole)
     assert len({picture.tobytes() for picture in expected.values()}) == len(ITEMS)
-    generator = Generator("cpu", "fp32")
+    generator = new_generator()
     turned = [*ITEMS[::-1]]
     for first in range(0, len(turned), 5):
         unit = unit_of(tiny_model, tmp_path / "parts", turned[first : first + 5], sampler=sampler)
@@ -92,7 +98,7 @@ def test_one_generator_serves_suites_of_several_samplers_and_models(
 ) -> None:
     export = tmp_path / "step-00000001"
     publish_lora_export(export, tiny_model, 1, final=False, strength=0.5)
-    generator = Generator("cpu", "fp32")
+    generator = new_generator()
     for model in (tiny_model, export, tiny_model):
         for sampler in ("pndm", "ddim", "pndm"):
             unit = unit_of(model, tmp_path / "shared", ITEMS[:2], sampler=sampler)
@@ -213,7 +219,7 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_file(
     file = export / "pytorch_lora_weights.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     shutil.rmtree(gone)
-    generator = Generator("cpu", "fp32")
+    generator = new_generator()
     with pytest.raises(BrokenFolder, match=r"step-00000001.*pytorch_lora_weights\.safetensors"):
         generator.run(units[0])
     with pytest.raises(ValueError, match=r"model '.*step-00000002' is neither a folder nor"):

@@ -1,5 +1,6 @@
 """Weights that take the place of others leave nothing of them behind, bit for bit."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,24 @@ def test_after_a_broken_export_the_next_is_as_it_should_be(
     with pytest.raises(BrokenFolder, match=r"step-00000002.*pytorch_lora_weights\.safetensors"):
         loaded.switch(find_named(str(broken)))
     assert torch.equal(switched(loaded, good), expected)
+
+
+@pytest.mark.parametrize("how", [{"unet": "lora", "lora": LORA}, {"unet": "full"}])
+def test_compiled_networks_draw_the_same_and_take_new_weights_without_compiling_again(
+    model_of: ModelOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    eager = functools.partial(torch.compile, backend="aot_eager")  # the kernels are torch's affair
+    monkeypatch.setattr(torch, "compile", eager)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = model_of("sd1")
+    exports = [publish_export(tmp_path, model, step, **how) for step in (1, 2, 3)]
+    loaded = LoadedModel(compiled=True, channels_last=True)
+    graphs = []
+    for export in exports:
+        expected = drawn_by(load_pipeline(export))
+        torch.testing.assert_close(switched(loaded, export), expected, atol=1e-4, rtol=1e-4)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    weight = loaded.switch(find_named(str(exports[-1]))).unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert 0 < graphs[0] == graphs[-1]
