@@ -8,10 +8,10 @@ import errno
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,10 +88,8 @@ class Ledger:
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
         # The default journal, not WAL: run folders lie on network file systems.
-        mode = "ro" if read_only else "rwc"
-        with self._storage_errors():
-            uri = f"{path.absolute().as_uri()}?mode={mode}"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        with _storage_errors(self._path):
+            self._db = _connect(path, "ro" if read_only else "rwc")
             self._start(path, suite, digest)
 
     def _start(self, path: Path, suite: str, digest: str) -> None:
@@ -130,14 +128,14 @@ class Ledger:
         worker: WorkerFacts | None = None,
     ) -> None:
         """Record one unit of work, all or nothing; what is there already stays as it is."""
-        with self._storage_errors(), self._transaction():
+        with _storage_errors(self._path), self._transaction():
             self._insert("workers", [astuple(worker)] if worker else [])
             self._insert("pictures", [astuple(picture) for picture in pictures])
             self._insert("scores", [_score_row(score) for score in scores])
 
     def forget_failures(self) -> int:
         """Drop the rows of what failed, so that it is tried again; how many there were."""
-        with self._storage_errors(), self._transaction():
+        with _storage_errors(self._path), self._transaction():
             return sum(
                 # The tables' names are our own.
                 self._db.execute(f"DELETE FROM {table} WHERE status = 'failed'").rowcount
@@ -189,6 +187,13 @@ class Ledger:
             "SELECT prompt, sample, metric, status FROM scores WHERE checkpoint = ?", (checkpoint,)
         )
 
+    def errors(self, checkpoint: str) -> list[str]:
+        """What went wrong with a checkpoint's pictures, each kind once."""
+        tables = ("pictures", "scores")  # our own names
+        select = "SELECT error FROM {} WHERE checkpoint = ?1 AND error IS NOT NULL"
+        both = " UNION ".join(select.format(table) for table in tables)
+        return [error for (error,) in self._db.execute(f"{both} ORDER BY error", (checkpoint,))]
+
     def rows(self, checkpoint: str, metric: str) -> Rows:
         """What a metric says of a checkpoint's pictures, of those that it could score."""
         found = self._db.execute(
@@ -215,17 +220,6 @@ class Ledger:
             self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        """What SQLite says of a disk, as any other file would say it."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            number = STORAGE_CODES.get(error.sqlite_errorcode & 0xFF)
-            if number is None:
-                raise
-            raise OSError(number, str(error), str(self._path)) from error
-
-    @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -235,6 +229,31 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def suite_in(path: Path) -> tuple[str, str]:
+    """Name and digest of the suite whose scores a ledger holds."""
+    with _storage_errors(path), closing(_connect(path, "ro")) as database:
+        (asked,) = database.execute("SELECT value FROM meta WHERE key = 'suite'").fetchone()
+    name, _, digest = asked.partition(" ")
+    return name, digest
+
+
+def _connect(path: Path, mode: Literal["ro", "rwc"]) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """What SQLite says of a disk, as any other file would say it."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        number = STORAGE_CODES.get(error.sqlite_errorcode & 0xFF)
+        if number is None:
+            raise
+        raise OSError(number, str(error), str(path)) from error
 
 
 def _named(row_type: type[Any], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -114,10 +114,12 @@ class Pool:
     def held_back(self) -> bool:
         """Whether what this pool makes piles up already."""
         after = self.feeds
-        if after is None:
-            return False
-        backlog = sum(not _is_of_real(lease.unit) for lease in after._queue)
-        return backlog > BACKLOG_PER_WORKER * max(1, after.up)
+        return after is not None and after.backlog > BACKLOG_PER_WORKER * max(1, after.up)
+
+    @property
+    def backlog(self) -> int:
+        """Units that wait here and that another pool has made: none does of real pictures."""
+        return sum(not _is_of_real(lease.unit) for lease in self._queue)
 
     def put(self, lease: Lease) -> None:
         """Let a unit wait for a worker."""
@@ -143,8 +145,10 @@ class Pool:
 
     def hand_out(self) -> list[tuple[Worker, Lease]]:
         """Give the waiting units to workers that have room, the least busy first; who got what."""
-        given = []
-        while self._queue and not self.held_back:
+        given: list[tuple[Worker, Lease]] = []
+        if self.held_back:
+            return given
+        while self._queue:
             worker = self._worker_with_room()
             if worker is None:
                 break

@@ -4,9 +4,7 @@ Commands name a folder (a run, the --out of `score`, or a suite's own folder in 
 checkpoint in it as FOLDER@STEP or FOLDER@NAME.
 """
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cluster.run_folder import RunFolder, read_json
-from evalfarm.ledger import Ledger
+from evalfarm.ledger import Ledger, suite_in
 from evalfarm.rows import NO_ROWS, Rows
 
 
@@ -70,14 +68,12 @@ def open_record(folder: Path, suite: str | None) -> Record:
     path = place / "ledger.sqlite"
     if not path.is_file():
         raise ValueError(f"{place} holds results but no ledger.sqlite: they cannot be taken apart")
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        (asked,) = database.execute("SELECT value FROM meta WHERE key = 'suite'").fetchone()
-    name, _, digest = asked.partition(" ")
+    name, digest = suite_in(path)
     return Record(
         folder=place,
         results=read_json(place / "results.json"),
         ledger=Ledger(path, name, digest, read_only=True),
-        asked=asked,
+        asked=f"{name} {digest}",
     )
 
 

@@ -1,7 +1,7 @@
 """What the ledger says, summed up: the numbers of each checkpoint, and what they rest on."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ from cluster.run_folder import read_json
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.base import Metric, column_key
 from evalfarm.results.summary import PARTS, Summaries
-from evalfarm.rows import NO_ROWS, Checkpoint, Rows
+from evalfarm.rows import NO_ROWS, Checkpoint, Picture, Rows
+
+ScoredBy = tuple[int, int, str, str]
+"""Prompt, sample, metric and status."""
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
@@ -77,7 +80,9 @@ def _row(
     summaries: Summaries,
 ) -> dict[str, Any]:
     # Counted first: the driver commits meanwhile, and what is called complete must have all values.
-    counts = _counts(evaluation, checkpoint)
+    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
+    scored = list(evaluation.ledger.scored(checkpoint.checkpoint))
+    whole = _scored_by_all(evaluation, scored)
     rests_on: dict[str, str] = {}
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     groups: dict[str, dict[str, float]] = {}
@@ -97,9 +102,11 @@ def _row(
         "checkpoint": checkpoint.checkpoint,
         **parts,
         "rests_on": rests_on,
-        **counts,
-        "groups": _groups(evaluation, checkpoint, groups),
-        **_remarks(evaluation, checkpoint),
+        **_counts(evaluation, pictures, scored),
+        "n_scored": len(whole),
+        "groups": _groups(evaluation, whole, groups),
+        "notes": dict(sorted(Counter(p.note for p in pictures if p.note).items())),
+        "errors": evaluation.ledger.errors(checkpoint.checkpoint),
     }
 
 
@@ -120,7 +127,9 @@ def _group_means(evaluation: Evaluation, metric: Metric, rows: Rows) -> dict[str
 
 
 def _groups(
-    evaluation: Evaluation, checkpoint: Checkpoint, values: Mapping[str, Mapping[str, float]]
+    evaluation: Evaluation,
+    whole: Iterable[tuple[int, int]],
+    values: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, Any]]:
     """The groups' means, with the pictures that they rest on."""
     suite = evaluation.suite
@@ -129,9 +138,7 @@ def _groups(
         for item in suite.items()
         if not suite.prompts[item.prompt].filler
     )
-    scored = Counter(
-        suite.prompts[prompt].group for prompt, _ in _scored_by_all(evaluation, checkpoint)
-    )
+    scored = Counter(suite.prompts[prompt].group for prompt, _ in whole)
     return {
         group: {"n_expected": n, "n_scored": scored[group], "values": values.get(group, {})}
         for group, n in expected.items()
@@ -139,43 +146,29 @@ def _groups(
     }
 
 
-def _counts(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """How many pictures are expected, made and scored by every metric, and whether that is all."""
+def _counts(
+    evaluation: Evaluation, pictures: Sequence[Picture], scored: Sequence[ScoredBy]
+) -> dict[str, Any]:
+    """How many pictures are expected and made, and whether every metric has looked at all."""
     prompts = evaluation.suite.prompts
-    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
     metrics = {metric.rows for metric in evaluation.metrics.values()}
-    looked_at = sum(
-        metric in metrics for _, _, metric, _ in evaluation.ledger.scored(checkpoint.checkpoint)
-    )
+    n_looks = sum(metric in metrics for _, _, metric, _ in scored)
     n_made = sum(p.status == "ok" for p in pictures if not prompts[p.prompt].filler)
     items = evaluation.suite.items()
-    all_looked_at = looked_at == n_made * len(metrics)
+    all_looked_at = n_looks == n_made * len(metrics)
     return {
         "complete": len(pictures) == len(items) and all_looked_at and evaluation.has_references,
         "n_expected": sum(not prompts[item.prompt].filler for item in items),
         "n_made": n_made,
-        "n_scored": len(_scored_by_all(evaluation, checkpoint)),
     }
 
 
-def _scored_by_all(evaluation: Evaluation, checkpoint: Checkpoint) -> set[tuple[int, int]]:
+def _scored_by_all(evaluation: Evaluation, scored: Iterable[ScoredBy]) -> set[tuple[int, int]]:
     """Prompt and sample of the pictures that every metric could score."""
     metrics = {metric.rows for metric in evaluation.metrics.values()}
-    scored = Counter(
+    found = Counter(
         (prompt, sample)
-        for prompt, sample, metric, status in evaluation.ledger.scored(checkpoint.checkpoint)
+        for prompt, sample, metric, status in scored
         if metric in metrics and status == "ok"
     )
-    return {picture for picture, count in scored.items() if count == len(metrics)}
-
-
-def _remarks(evaluation: Evaluation, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What went wrong, and how many pictures have which note."""
-    pictures = evaluation.ledger.pictures(checkpoint.checkpoint)
-    looks = evaluation.ledger.looks(checkpoint.checkpoint)
-    return {
-        "notes": dict(sorted(Counter(p.note for p in pictures if p.note).items())),
-        "errors": sorted(
-            {p.error for p in pictures if p.error} | {s.error for s in looks if s.error}
-        ),
-    }
+    return {picture for picture, count in found.items() if count == len(metrics)}

@@ -29,7 +29,7 @@ def find_network(name: str) -> Path:
         raise MissingNetwork(f"{name} is neither a path nor in {torch_cache()}")
     if len(parts) < 2 or "" in parts:
         raise MissingNetwork(f"{name} does not exist")
-    cached = _cached_file(parts) if len(parts) > 2 else _cached_folder(name)
+    cached = _cached_file(parts) if len(parts) > 2 else cached_folder(name)
     if cached is None:
         cache = constants.HF_HUB_CACHE
         raise MissingNetwork(f"{name} is neither a path nor in the Hugging Face cache ({cache})")
@@ -50,7 +50,8 @@ def _cached_file(parts: list[str]) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _cached_folder(name: str) -> Path | None:
+def cached_folder(name: str) -> Path | None:
+    """The snapshot of a repository `owner/name` in the Hugging Face cache, if it is there."""
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):

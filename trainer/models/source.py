@@ -9,11 +9,11 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError, infer_diffusers_model_type
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from trainer.models.networks import cached_folder
 from trainer.models.untrusted import SUFFIXES, check_folder, tensors_of
 
 diffusers_logging.set_verbosity_error()
@@ -120,14 +120,14 @@ def _find_folder(model: str) -> Path:
         return Path(model)
     if Path(model).exists():
         raise ValueError(f"model {model} is no diffusers folder: it holds no {INDEX}")
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+    cached = cached_folder(model)
+    if cached is None:
         raise ValueError(
             f"model {model!r} is neither a folder nor a file ({', '.join(SUFFIXES)}) nor in the "
             f"Hugging Face cache ({constants.HF_HUB_CACHE}): give the path of one, or fill the "
             f"cache"
-        ) from None
+        )
+    return cached
 
 
 def _find_config(path: Path, model_config: str | None) -> Path:
@@ -143,14 +143,14 @@ def _find_config(path: Path, model_config: str | None) -> Path:
             f"model {path} does not say what noise schedule it was trained on: set model_config to "
             f"a diffusers folder of its kind, whose configs and tokenizers alone are read"
         )
-    try:
-        return Path(snapshot_download(CONFIGS[kind], local_files_only=True))
-    except LocalEntryNotFoundError:
+    cached = cached_folder(CONFIGS[kind])
+    if cached is None:
         raise ValueError(
             f"model {path} is a single file, and the configs and tokenizers of {CONFIGS[kind]} are "
             f"not in the Hugging Face cache ({constants.HF_HUB_CACHE}): fill it, or set "
             f"model_config to a diffusers folder that has them"
-        ) from None
+        )
+    return cached
 
 
 def _check_whole(weights: Path, pipeline: DiffusionPipeline) -> None:
