@@ -161,7 +161,7 @@ class Trial:
     def step(self) -> None:
         """One optimizer step."""
         learner = self.learner
-        learner.engine.backward(self.objective(learner.engine, self.batch))
+        learner.engine.backward(self.objective(learner.engine, self.batch, step=0).total)
         take_step(learner.engine)
         learner.step += 1
         assert learner.ema is not None

@@ -162,7 +162,7 @@ def ours(folder: Path, tokenizer: CLIPTokenizer) -> Iterator[Tensor]:
     """Our loader, a batch at a time, without end."""
     config = DataConfig(path=folder, resolution=FRAME_PX)
     positions = rank_positions(0, 10**9, global_batch=BATCH, micro_batch=BATCH, rank=0, ranks=1)
-    stream = Stream(ShardFolder(folder), config, seed=0, global_batch=BATCH, masks=False)
+    stream = Stream(ShardFolder(folder), config, seed=0, global_batch=BATCH)
     for batch in open_batches(stream, positions):
         assert not batch.broken
         tokenize(tokenizer, batch.captions)

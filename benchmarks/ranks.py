@@ -63,7 +63,7 @@ class Training:
         """One optimizer step, as trainer/train.py takes it; always over the same pictures."""
         engine = self.learner.engine
         for _ in range(split_batch(self.config, self.world.ranks).accumulation):
-            engine.backward(self.objective(engine, self.batch))
+            engine.backward(self.objective(engine, self.batch, step=0).total)
             take_step(engine)
         self.learner.step += 1
         if self.learner.ema:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from trainer.data.config import DataConfig
 from trainer.deepspeed_settings import check_settings
+from trainer.objectives.config import ObjectiveConfig
 
 How = Literal["full", "lora", "frozen"]
 DENOISERS = ("unet",)  # the names that pipelines give the network that takes the noise away
@@ -31,32 +32,6 @@ class LoraConfig:
             raise ValueError(f"rank must be at least 1, got {self.rank}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be 0 to 1, got {self.dropout}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """What the network learns to predict."""
-
-    prediction: Literal["as_model", "epsilon", "v_prediction", "flow_prediction"] = "as_model"
-    """Noise, velocity or flow; as_model: what the model was made for. Exports carry it."""
-    caption_dropout: float = 0.0
-    """Share of samples whose caption is emptied, so that guidance has something to push from."""
-
-    min_snr_gamma: float = 0.0
-    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023; 5 is usual); 0 weighs all the same."""
-    noise_offset: float = 0.0
-    """Add so much noise that is constant over each channel of a picture; 0.1 is usual."""
-    mask_weight: float = 1.0
-    """Weight of what shows text against the rest, whose mean stays 1; 1 needs no masks."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_snr_gamma", "noise_offset"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.mask_weight <= 0:
-            raise ValueError(f"mask_weight must be positive, got {self.mask_weight}")
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout must be 0 to 1, got {self.caption_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

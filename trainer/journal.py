@@ -5,7 +5,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -44,12 +45,13 @@ class Journal:
         self._run = run
         self._events: TextIO | None = folder.events.open("a") if world.is_main else None
         self._board: SummaryWriter | None = None
-        self._kept: list[tuple[int, Tensor, dict[str, Tensor | float]]] = []
+        self._kept: list[tuple[int, Mapping[str, Tensor], dict[str, Tensor | float]]] = []
         self._clock_s = time.monotonic()
         self._images_per_step = images_per_step
         self._broken: set[str] = set()
         self._losses: list[float] = []
         self._skipped = 0
+        self._counts: Counter[str] = Counter()
         self._long = 0
         self._lock = threading.Lock()
 
@@ -94,9 +96,13 @@ class Journal:
         """Leave out of the images/s what came since the last step."""
         self._clock_s = time.monotonic()
 
-    def keep(self, step: int, loss: Tensor, **scalars: Tensor | float) -> None:
-        """Keep one optimizer step's scalars; what is on the device stays until `write_steps`."""
-        self._kept.append((step, loss, scalars))
+    def keep(self, step: int, losses: Mapping[str, Tensor], **scalars: Tensor | float) -> None:
+        """Keep one optimizer step's scalars; what is on the device stays until `write_steps`.
+
+        `losses` are this rank's share, `scalars` the same on every rank. All ranks must have the
+        same names, of which one is `loss`.
+        """
+        self._kept.append((step, losses, scalars))
 
     def write_steps(self) -> None:
         """Read the kept losses, averaged over the ranks, and record them. Every rank must call it.
@@ -106,18 +112,29 @@ class Journal:
         kept, self._kept = self._kept, []
         if not kept:
             return
-        losses = self._world.mean(torch.stack([loss for _, loss, _ in kept])).tolist()
+        mine = torch.stack([value for _, losses, _ in kept for value in losses.values()])
+        means = iter(self._world.mean(mine).tolist())
         images = len(kept) * self._images_per_step
         images_per_s = images / max(time.monotonic() - self._clock_s, 1e-9)
-        for (step, _, scalars), loss in zip(kept, losses, strict=True):
-            numbers = {name: float(value) for name, value in scalars.items()}
-            self._refuse_broken(step, {"loss": loss, **numbers})
-            self._losses.append(loss)
-            self._write_step(step, {"loss": loss, **numbers, "images_per_s": images_per_s})
-        self.beat("train", step=kept[-1][0], loss=losses[-1], images_per_s=images_per_s)
+        for step, losses, scalars in kept:
+            numbers = {name: next(means) for name in losses}
+            numbers |= {name: float(value) for name, value in scalars.items()}
+            self._refuse_broken(step, numbers)
+            self._losses.append(numbers["loss"])
+            self._write_step(step, {**numbers, "images_per_s": images_per_s})
+        self.beat("train", step=kept[-1][0], loss=self._losses[-1], images_per_s=images_per_s)
         if self._board:
             self._board.flush()
         self.start_clock()
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Add to this rank's counts of what could not be learnt from, by why."""
+        for name, number in counts.items():
+            if number and name not in self._counts:
+                log.warning("left out of the loss, and counted from here on: %s", name)
+            self._counts[name] += number
+        if any(counts.values()):
+            self.beat("train", left_out=dict(self._counts))
 
     def count_broken(self, names: list[str]) -> None:
         """Name each sample that this rank could not read, once, and count them."""

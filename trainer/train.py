@@ -1,5 +1,6 @@
 """One training run: read `train` top to bottom, the rest is detail."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_family
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
+from trainer.objectives.terms import Loss
 from trainer.preview import make_previews
 from trainer.publish import Publisher
 from trainer.validation import Validation, open_validation
@@ -127,33 +129,38 @@ def _step(job: Job, learner: Learner, batches: Iterator[Batch]) -> None:
     lr = learning_rate(learner.step, config.optim, config.steps)
     set_learning_rate(learner.engine, lr)
     loss = torch.zeros((), device=world.device)
+    scalars: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
     for _ in range(accumulation):
         batch = next(batches)
-        micro_loss = _loss(job, learner, batch)
-        learner.engine.backward(micro_loss)
+        passed = _loss(job, learner, batch)
+        learner.engine.backward(passed.total)
         grad_norm = take_step(learner.engine)
-        loss += micro_loss.detach() / accumulation
+        loss += passed.total.detach() / accumulation
+        for name, value in passed.scalars.items():
+            scalars[name] += value / accumulation
+        journal.count(passed.counts)
         journal.count_broken(batch.broken)
         journal.count_long(*job.objective.long_captions(batch))
     assert grad_norm is not None, "the last forward pass of a batch makes a step"
     learner.step += 1
     if learner.ema:
         learner.ema.update(learner.step)
-    journal.keep(learner.step, loss, grad_norm=grad_norm, lr=lr)
+    journal.keep(learner.step, {"loss": loss, **scalars}, grad_norm=grad_norm, lr=lr)
 
 
-def _loss(job: Job, learner: Learner, batch: Batch) -> Tensor:
+def _loss(job: Job, learner: Learner, batch: Batch) -> Loss:
     """The loss of a forward pass; if the recipe says so, nothing in place of one that is broken."""
-    loss = job.objective(learner.engine, batch)
+    loss = job.objective(learner.engine, batch, learner.step)
     if job.config.on_broken_loss == "stop":
         return loss
-    broken = not bool(torch.isfinite(loss))
+    broken = not bool(torch.isfinite(loss.total))
     if not job.world.any(broken):
         return loss
     if broken:
         job.journal.count_skipped(job.samples.names(batch.positions))
-        return job.objective.nothing(learner.engine, batch)
-    return job.objective(learner.engine, batch)  # at stage 3 every rank must pass as often
+        return job.objective.nothing(learner.engine, batch, learner.step)
+    # At stage 3 every rank must pass as often.
+    return job.objective(learner.engine, batch, learner.step)
 
 
 def _validate_if_due(job: Job, learner: Learner) -> bool:
@@ -232,7 +239,7 @@ def _open_batches(job: Job, first_step: int) -> Iterator[Batch]:
         rank=world.rank,
         ranks=world.ranks,
     )
-    return job.samples.batches(positions, masks=config.objective.mask_weight != 1)
+    return job.samples.batches(positions)
 
 
 def _explained(error: BrokenLoss, job: Job) -> str:

@@ -76,8 +76,8 @@ class Validation:
         timesteps = torch.full((len(batch.positions),), timestep)
         latents = objective.latents(batch, posterior)
         captions = objective.captions(batch.captions)
-        errors = objective.errors(trained, latents, noise, timesteps, captions, batch)
-        return errors.mean(dim=(1, 2, 3))
+        denoised = objective.denoise(trained, latents, noise, timesteps, captions, batch)
+        return denoised.errors.mean(dim=(1, 2, 3))
 
 
 def open_validation(

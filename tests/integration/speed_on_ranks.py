@@ -52,8 +52,8 @@ def train(config: TrainConfig, world: World) -> list[float]:
         0, STEPS, global_batch=4, micro_batch=2, rank=world.rank, ranks=world.ranks
     )
     losses = []
-    for batch in open_samples(config).batches(positions, masks=False):
-        loss = objective(learner.engine, batch)
+    for batch in open_samples(config).batches(positions):
+        loss = objective(learner.engine, batch, step=0).total
         learner.engine.backward(loss)
         take_step(learner.engine)
         losses.append(world.mean(loss.detach()).item())

@@ -10,6 +10,10 @@ LaionFilter = Literal[
 ]
 Background = Literal["plain", "gradient", "speckled"]
 
+Truth = Literal["masks", "lines", "characters"]
+"""What is known of a picture's text: where the ink is, the words with their corners, and which
+character each pixel belongs to."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:

@@ -1,7 +1,7 @@
 """Batches for one rank, in the order that the seed fixed, whatever is broken in the shards."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,17 +15,26 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.buckets import LEFT_OUT, assign_buckets, bucket_sizes
 from trainer.data.cache.reading import Cache, stack_rows
-from trainer.data.config import DataConfig
+from trainer.data.config import DataConfig, Truth
 from trainer.data.framing import Frame, Size, choose_frame, frame_chance
 from trainer.data.order import Order
-from trainer.data.pixels import framed_image, framed_mask, spare_detail
-from trainer.data.shards import ShardFolder
+from trainer.data.pixels import framed_image, framed_labels, framed_mask, spare_detail
+from trainer.data.shards import UNKNOWN, ShardFolder
 
 # So many broken samples in a row are no accident but a broken folder.
 MAX_BROKEN_IN_A_ROW = 100
 
 # What ShardFolder raises of a sample that cannot be read.
 BROKEN = (OSError, ValueError)
+
+
+class TextLine(NamedTuple):
+    """Text that a picture shows, and where."""
+
+    text: str
+    polygon: NDArray[np.float64]
+    """4 corners x 2 (x, y) in pixels of the frame, clockwise from the text's own top left; they may
+    lie outside of it."""
 
 
 class Item(NamedTuple):
@@ -35,6 +44,8 @@ class Item(NamedTuple):
     image: Tensor | None  # uint8, 3 height width; None where there is a posterior
     posterior: Tensor | None  # 2 channels h w
     mask: Tensor | None  # float, 1 height width
+    lines: list[TextLine] | None
+    characters: Tensor | None  # int64, height width
     frame: Frame
     caption: str  # empty where there is text
     text: dict[str, Tensor]  # embeddings of the caption; empty where they are not cached
@@ -59,10 +70,35 @@ class Batch:
     """An empty list where `text` comes from a cache."""
     broken: list[str]
     """Names of samples that could not be read and were passed over for the next one."""
+    lines: list[list[TextLine]] | None = None
+    """The lines of text in each picture that are known; None if they were not asked for."""
+    characters: Tensor | None = None
+    """int64, batch height width: 0 where there is no character, else 1 more than its number in
+    CHARACTERS; UNKNOWN all over a sample that does not tell. None if they were not asked for."""
     posterior: Tensor | None = None
     """Mean and deviation of the autoencoder's posterior, batch 2 channels h w."""
     text: Mapping[str, Tensor] | None = None
     """The fields of a Conditioning: a row for each sample, and one more for the empty caption."""
+
+    def take(self, rows: Sequence[int]) -> "Batch":
+        """These samples of the batch, without the empty caption of a cache."""
+        picked = list(rows)
+
+        def of(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[picked]
+
+        return Batch(
+            positions=[self.positions[row] for row in picked],
+            images=of(self.images),
+            masks=of(self.masks),
+            lines=[self.lines[row] for row in picked] if self.lines is not None else None,
+            characters=of(self.characters),
+            sizes=self.sizes[picked],
+            captions=[self.captions[row] for row in picked] if self.captions else [],
+            broken=self.broken,
+            posterior=of(self.posterior),
+            text={name: text[picked] for name, text in self.text.items()} if self.text else None,
+        )
 
 
 class Stream(Dataset[Item]):
@@ -79,14 +115,14 @@ class Stream(Dataset[Item]):
         *,
         seed: int,
         global_batch: int,
-        masks: bool,
+        truth: Collection[Truth] = (),
         held_out: NDArray[np.int64] | None = None,
         cache: Cache | None = None,
     ) -> None:
         self.shards = shards
         self.config = config
         self.seed = seed
-        self.masks = masks
+        self.truth = truth
         self.cache = cache
         self.sizes = shards.sizes
         self.frames = bucket_sizes(config)
@@ -120,7 +156,9 @@ class Stream(Dataset[Item]):
             position=position,
             image=None if self.cache else self.picture(number, frame),
             posterior=self.cache.read_posterior(number, frame.flip) if self.cache else None,
-            mask=self._mask(number, frame) if self.masks else None,
+            mask=self._mask(number, frame) if "masks" in self.truth else None,
+            lines=self._lines(number, frame) if "lines" in self.truth else None,
+            characters=self._characters(number, frame) if "characters" in self.truth else None,
             frame=frame,
             caption="" if text else self.shards.caption(number),
             text=text,
@@ -148,6 +186,16 @@ class Stream(Dataset[Item]):
             return torch.zeros(1, frame.size.height, frame.size.width)
         return framed_mask(mask, frame)
 
+    def _lines(self, number: int, frame: Frame) -> list[TextLine]:
+        words = self.shards.words(number)
+        return [TextLine(word.text, frame.move(word.box)) for word in words]
+
+    def _characters(self, number: int, frame: Frame) -> Tensor:
+        labels = self.shards.characters(number)
+        if labels is None:
+            return torch.full((frame.size.height, frame.size.width), UNKNOWN)
+        return framed_labels(labels, frame)
+
 
 def open_batches(stream: Stream, positions: Iterator[list[int]]) -> Iterator[Batch]:
     """The batches at the given positions of a stream, read ahead by its config's workers.
@@ -172,7 +220,7 @@ def fixed_batches(
     Their numbers are their positions. One that cannot be read is left out.
     """
     plain = replace(config, crop="center", flip=0.0)
-    stream = Stream(shards, plain, seed=0, global_batch=1, masks=False)
+    stream = Stream(shards, plain, seed=0, global_batch=1)
     items: dict[int, list[Item]] = defaultdict(list)
     for number in map(int, numbers):
         bucket = int(stream.order.buckets[number])
@@ -192,6 +240,8 @@ def _collate(items: Sequence[Item], empty: dict[str, Tensor]) -> Batch:
         positions=[item.position for item in items],
         images=_stack([item.image for item in items]),
         masks=_stack([item.mask for item in items]),
+        lines=[item.lines for item in items if item.lines is not None] or None,
+        characters=_stack([item.characters for item in items]),
         sizes=torch.tensor([item.frame.conditioning for item in items]),
         captions=[item.caption for item in items if not item.text],
         broken=[name for item in items for name in item.broken],

@@ -50,5 +50,17 @@ def framed_mask(mask: Image.Image, frame: Frame) -> Tensor:
     return framed_image(mask, frame).float() / 255
 
 
+def framed_labels(labels: Image.Image, frame: Frame) -> Tensor:
+    """A number for each pixel, mode L and of the picture's size, in its frame: int64, height width.
+
+    Each pixel takes the label at its middle.
+    """
+    width, height = frame.size
+    box = (frame.left, frame.top, frame.left + frame.box.width, frame.top + frame.box.height)
+    framed = labels.resize((width, height), Image.Resampling.NEAREST, box)
+    found = torch.from_numpy(np.array(framed)).long()
+    return found.flip(1) if frame.flip else found
+
+
 def _text(size: tuple[int, int] | Size) -> str:
     return " x ".join(map(str, size))

@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 
 from trainer.config import TrainConfig
 from trainer.data.cache.reading import Cache
-from trainer.data.config import DataConfig
+from trainer.data.config import DataConfig, Truth
 from trainer.data.framing import quotes_words, spoils_text
 from trainer.data.loader import BROKEN, Batch, Stream, fixed_batches, open_batches
 from trainer.data.shards import ShardFolder
 
 CAPTIONS_LOOKED_AT = 100
+WHAT_IT_IS: dict[Truth, str] = {
+    "masks": "where the text is",
+    "lines": "which words are where",
+    "characters": "which character is where (charseg.png)",
+}
 NOBODY: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -35,9 +40,9 @@ class Samples:
     warning: str | None
     """What spoils the samples for this run, in one line."""
 
-    def batches(self, positions: Iterator[list[int]], *, masks: bool) -> Iterator[Batch]:
-        """The batches at these positions of the run's stream."""
-        return open_batches(self._stream(masks), positions)
+    def batches(self, positions: Iterator[list[int]]) -> Iterator[Batch]:
+        """The batches at these positions of the run's stream, with what the loss has to know."""
+        return open_batches(self._stream(), positions)
 
     def validation_batches(self, batch: int) -> list[Batch]:
         """All that is validated on, in batches of at most so many."""
@@ -45,16 +50,16 @@ class Samples:
 
     def names(self, positions: Iterable[int]) -> list[str]:
         """The samples at these positions, for people: shard and key."""
-        stream = self._stream(masks=False)
+        stream = self._stream()
         return [self.training.key(stream.number(position)) for position in positions]
 
-    def _stream(self, masks: bool) -> Stream:
+    def _stream(self) -> Stream:
         return Stream(
             self.training,
             self.config.data,
             seed=self.config.seed,
             global_batch=self.config.global_batch,
-            masks=masks,
+            truth=tuple(self.config.objective.truth),
             held_out=self.held_out,
             cache=self.cache,
         )
@@ -66,11 +71,12 @@ def open_samples(config: TrainConfig, cache: Cache | None = None) -> Samples:
     ValueError if there are too few to validate on, or if they lack what the recipe's loss needs.
     """
     training = ShardFolder(config.data.path)
-    if config.objective.mask_weight != 1 and not training.has_text_truth:
-        raise ValueError(
-            f"train.objective.mask_weight {config.objective.mask_weight} needs to know where the "
-            f"text is, and {config.data.path} does not: leave it 1, or take samples with words"
-        )
+    for truth, key in config.objective.truth.items():
+        if not training.knows(truth):
+            raise ValueError(
+                f"train.objective.{key} needs to know {WHAT_IT_IS[truth]}, and {config.data.path} "
+                "does not tell: leave it out, or take samples with words"
+            )
     validation, validated, held_out = training, NOBODY, NOBODY
     if config.validation:
         path, count = config.validation.path, config.validation.samples

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import string
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cluster.run_folder import BrokenFolder, publish, read_manifest
+from trainer.data.config import Truth
 from trainer.data.images import IMAGE_MEMBERS, decode_image, decode_mask
 from trainer.data.tars import (
     CAPTION_MEMBER,
@@ -41,6 +43,8 @@ INDEX = "index.npy"
 MASK_MEMBER = "mask.png"
 # MARIO's segmentation: 0 is paper, 1 to 95 are characters; in half the picture's resolution.
 CHARSEG_MEMBER = "charseg.png"
+CHARACTERS = f"{string.digits}{string.ascii_letters}{string.punctuation} "
+UNKNOWN = -1  # the label of a pixel of which nothing is known
 SAMPLES_PER_SHARD = 1024
 # Of ten thousands of shards; a process may have 1024 files open.
 MAX_OPEN_SHARDS = 256
@@ -80,6 +84,12 @@ class ShardFolder:
     def has_text_truth(self) -> bool:
         """Some of the samples come with the words or a mask of the letters in their pictures."""
         return any(source["knows_text"] for source in self.manifest["sources"])
+
+    def knows(self, truth: Truth) -> bool:
+        """Some of the samples tell this of the text in their pictures."""
+        if truth == "characters":
+            return CHARSEG_MEMBER in self.manifest["members"]
+        return self.has_text_truth
 
     def key(self, number: int) -> str:
         """The name of a sample, for people: shard and key."""
@@ -130,16 +140,27 @@ class ShardFolder:
 
         The ink itself where it is known, else the characters' segmentation, else the words' boxes.
         """
+        if self.has(number, MASK_MEMBER):
+            return self._labels(number, MASK_MEMBER)
+        if characters := self.characters(number):
+            return characters.point([0] + [255] * 255)
         row = self.index[number]
-        size = (int(row["width"]), int(row["height"]))
-        for member in (MASK_MEMBER, CHARSEG_MEMBER):
-            if self.has(number, member):
-                mask = decode_mask(self.read(number, member))
-                if member == CHARSEG_MEMBER:
-                    mask = mask.point([0] + [255] * 255)
-                return mask.resize(size, Image.Resampling.NEAREST)
         words = self.words(number)
-        return _draw_boxes(words, size) if words else None
+        return _draw_boxes(words, (int(row["width"]), int(row["height"]))) if words else None
+
+    def characters(self, number: int) -> Image.Image | None:
+        """Which character each pixel shows: L, the size of the picture; None if unknown.
+
+        0 is none; else 1 more than the character's place in CHARACTERS.
+        """
+        if not self.has(number, CHARSEG_MEMBER):
+            return None
+        return self._labels(number, CHARSEG_MEMBER)
+
+    def _labels(self, number: int, member: str) -> Image.Image:
+        row = self.index[number]
+        labels = decode_mask(self.read(number, member))
+        return labels.resize((int(row["width"]), int(row["height"])), Image.Resampling.NEAREST)
 
     def _handle(self, shard: int) -> int:
         if shard not in self._handles:

@@ -150,7 +150,7 @@ def _in_turn(folders: list[ShardFolder], steps: int, batch: int) -> Iterator[Pai
 def _batches(shards: ShardFolder, steps: int, batch: int) -> Iterator[Batch]:
     positions = rank_positions(0, steps, global_batch=batch, micro_batch=batch, rank=0, ranks=1)
     data = DataConfig(path=shards.folder)
-    stream = Stream(shards, data, seed=0, global_batch=batch, masks=False)
+    stream = Stream(shards, data, seed=0, global_batch=batch)
     return open_batches(stream, positions)
 
 

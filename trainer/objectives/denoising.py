@@ -1,16 +1,17 @@
 """The diffusion objective: predict the noise, the velocity or the flow in a noised latent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import ObjectiveConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.loader import Batch
 from trainer.models.dtypes import DTYPES
 from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.objectives.config import ObjectiveConfig
 from trainer.objectives.noising import (
     Schedule,
     min_snr_weight,
@@ -18,6 +19,17 @@ from trainer.objectives.noising import (
     schedule_of,
 )
 from trainer.objectives.randomness import draw
+from trainer.objectives.terms import (
+    Denoised,
+    Loss,
+    Said,
+    gradient_shares,
+    open_terms,
+    said_by,
+    sample_weights,
+)
+
+DENOISING = "denoising"  # the name of the loss that is always there
 
 
 class Denoising:
@@ -30,12 +42,16 @@ class Denoising:
         self.prediction = predicted_by(family, config)
         self.schedule: Schedule = schedule_of(family.scheduler, self.prediction, family.device)
         self.num_timesteps = self.schedule.num_timesteps
+        self.terms = open_terms(family, config.objective)
         self._dtype = DTYPES[config.precision]
         self._captions_in_engine = config.text_encoder != "frozen"
         self._channels_last = config.speed.channels_last
 
-    def __call__(self, trained: Any, batch: Batch) -> Tensor:
-        """The loss of one forward pass of `trained` (an engine, or the plain networks)."""
+    def __call__(self, trained: Any, batch: Batch, step: int) -> Loss:
+        """The loss of one forward pass of `trained` (an engine, or the plain networks).
+
+        `step` is the number of the optimizer step that it is for, from 0.
+        """
         draws = draw(
             batch.positions,
             seed=self.seed,
@@ -46,10 +62,10 @@ class Denoising:
         latents = self.latents(batch, draws.posterior)
         noise = offset_noise(draws.noise, draws.offset, self.config.noise_offset).to(latents)
         captions = self.told(batch, draws.drop_caption)
-        errors = self.errors(trained, latents, noise, draws.timesteps, captions, batch)
-        return self.weigh(errors, draws.timesteps, batch)
+        denoised = self.denoise(trained, latents, noise, draws.timesteps, captions, batch)
+        return self.add_up(denoised, batch, step)
 
-    def errors(
+    def denoise(
         self,
         trained: Any,
         latents: Tensor,
@@ -57,36 +73,77 @@ class Denoising:
         timesteps: Tensor,
         captions: TokenIds | Conditioning,
         batch: Batch,
-    ) -> Tensor:
-        """The squared error of each element (batch channels h w), in fp32 whatever the network."""
+    ) -> Denoised:
+        """What `trained` answers to these latents with this noise at these timesteps."""
         noise, timesteps = noise.to(latents), timesteps.to(latents.device)
         # Mixed in fp32: bf16 would round the first alphas to 1, and their noise away.
-        noised = self.schedule.add_noise(latents, noise, timesteps).to(self._dtype)
+        noised = self.schedule.add_noise(latents, noise, timesteps)
+        shown = noised.to(self._dtype)
         if self._channels_last:
-            noised = noised.contiguous(memory_format=torch.channels_last)
+            shown = shown.contiguous(memory_format=torch.channels_last)
         told, sizes = self.schedule.told[timesteps], batch.sizes.to(latents.device)
-        predicted = trained(noised, told, captions, sizes)
-        wanted = self.schedule.target(self.prediction, latents, noise, timesteps)
-        squared: Tensor = (predicted.float() - wanted).square()
-        return squared
+        predicted = trained(shown, told, captions, sizes)
+        return Denoised(
+            schedule=self.schedule,
+            prediction=self.prediction,
+            latents=latents,
+            noise=noise,
+            timesteps=timesteps,
+            noised=noised,
+            predicted=predicted.float(),
+        )
+
+    def add_up(self, denoised: Denoised, batch: Batch, step: int) -> Loss:
+        """The denoising loss and the recipe's other terms, by their weights in this step."""
+        weights = self._weights(step)
+        errors = self.weigh(denoised.errors, denoised.timesteps, batch)
+        said = {DENOISING: Said(errors * sample_weights(self.config.denoising, denoised))}
+        said |= {n: said_by(self.terms[n], denoised, batch) for n in weights if n != DENOISING}
+        means = {name: one.losses.mean() for name, one in said.items()}
+        parts = {name: weights[name] * mean for name, mean in means.items()}
+        shares = gradient_shares(parts, denoised.predicted) if self._measures_shares(step) else {}
+        return Loss(
+            total=torch.stack(list(parts.values())).sum(),
+            scalars=_scalars({name: mean.detach() for name, mean in means.items()}, shares),
+            counts={f"{n}_{why}": k for n, one in said.items() for why, k in one.counts.items()},
+        )
+
+    def _weights(self, step: int) -> dict[str, float]:
+        """The terms that count in a step."""
+        configs = {name: term.config for name, term in self.terms.items()}
+        weights = {name: config.weight_at(step) for name, config in configs.items()}
+        plain = {DENOISING: self.config.denoising.weight_at(step)}
+        return plain | {name: weight for name, weight in weights.items() if weight}
+
+    def _measures_shares(self, step: int) -> bool:
+        every = self.config.gradient_shares_every
+        return every > 0 and step % every == 0
 
     def weigh(self, errors: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
-        """The mean of the errors under the mask, each sample by its weight."""
+        """Each sample's mean of the errors under its mask, by its weight: batch."""
         if batch.masks is not None:
             errors = errors * _mask_weights(batch.masks.to(errors), errors, self.config)
         losses = errors.mean(dim=(1, 2, 3))
         if self.config.min_snr_gamma:
             snr = self.schedule.snr(timesteps.to(errors.device))
             losses = losses * min_snr_weight(snr, self.config.min_snr_gamma, self.prediction)
-        return losses.mean()
+        return losses
 
-    def nothing(self, trained: Any, batch: Batch) -> Tensor:
-        """A loss of 0 from a forward pass on blank latents, in place of one that is broken."""
+    def nothing(self, trained: Any, batch: Batch, step: int) -> Loss:
+        """A loss of 0 from a forward pass on blank latents, in place of one that is broken.
+
+        It has the same scalars as any other of its step: the ranks average them together.
+        """
         blank = torch.zeros(len(batch.positions), *self.latent_shape(batch))
         latents = blank.to(self.family.device)
         timesteps = torch.zeros(len(batch.positions), dtype=torch.int64)
         captions = self.captions([""] * len(batch.positions))
-        return self.errors(trained, latents, latents, timesteps, captions, batch).mean() * 0
+        denoised = self.denoise(trained, latents, latents, timesteps, captions, batch)
+        zero = denoised.predicted.mean() * 0
+        zeros = dict.fromkeys(self._weights(step), zero.detach())
+        return Loss(
+            total=zero, scalars=_scalars(zeros, zeros if self._measures_shares(step) else {})
+        )
 
     def long_captions(self, batch: Batch) -> tuple[list[str], int]:
         """Captions whose end the text encoder does not read, and how many tokens it reads."""
@@ -154,6 +211,12 @@ def predicted_by(family: Family, config: TrainConfig) -> str:
             "trained"
         )
     return wanted
+
+
+def _scalars(losses: Mapping[str, Tensor], shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"loss_{name}": loss for name, loss in losses.items()} | {
+        f"gradient_share_{name}": share for name, share in shares.items()
+    }
 
 
 def _mask_weights(masks: Tensor, errors: Tensor, config: ObjectiveConfig) -> Tensor:

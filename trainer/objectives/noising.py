@@ -49,6 +49,21 @@ class Schedule:
             _per_sample(self.noise, timesteps) * latents
         )
 
+    def clean(
+        self, prediction: str, noised: Tensor, predicted: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """The latents x_0 that an answer of the network implies, of the same shape.
+
+        `target` solved for x_0. From noise alone (signal 0) epsilon says nothing of them: inf.
+        """
+        signal, noise = _per_sample(self.signal, timesteps), _per_sample(self.noise, timesteps)
+        if prediction == "epsilon":
+            return (noised - noise * predicted) / signal
+        if prediction == "flow_prediction":
+            return noised - noise * predicted
+        assert prediction == "v_prediction", prediction
+        return signal * noised - noise * predicted
+
     def snr(self, timesteps: Tensor) -> Tensor:
         """The signal-to-noise ratio of each timestep (batch)."""
         return (self.signal[timesteps] / self.noise[timesteps]).square()

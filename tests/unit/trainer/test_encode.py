@@ -15,7 +15,7 @@ from PIL import Image
 from cluster.run_folder import verify
 from tests.conftest import load_tiny, train_config
 from tests.unit.trainer.test_loader import spoil
-from trainer.config import ObjectiveConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.cache import work
 from trainer.data.cache.captions import find_bearers
 from trainer.data.cache.encode import encode, encode_share, silent
@@ -26,6 +26,7 @@ from trainer.data.shards import ShardFolder, write_shards
 from trainer.data.words import Sample
 from trainer.distributed import Place, find_place
 from trainer.models.trained import Trained
+from trainer.objectives.config import ObjectiveConfig
 from trainer.objectives.denoising import Denoising
 
 SHAPES = [(96, 64), (64, 96), (64, 64)]
@@ -94,7 +95,7 @@ def batches(config: TrainConfig, cache: Cache | None, steps: int = 6) -> list[Ba
         config.data,
         seed=7,
         global_batch=4,
-        masks=True,
+        truth=("masks",),
         cache=cache,
     )
     positions = [list(range(4 * step, 4 * step + 4)) for step in range(steps)]
@@ -107,7 +108,9 @@ def losses(config: TrainConfig, cache: Cache | None) -> list[float]:
     torch.manual_seed(0)
     trained, objective = Trained(family, config).eval(), Denoising(family, config)
     with torch.no_grad():
-        return [objective(trained, batch).item() for batch in batches(config, cache, 3)]
+        return [
+            objective(trained, batch, step=0).total.item() for batch in batches(config, cache, 3)
+        ]
 
 
 def assert_nothing_changed(config: TrainConfig, steps: int = 6) -> None:

@@ -1,6 +1,7 @@
 """Batches: whatever is broken in the shards, every pass gets its number of samples."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from trainer.data.buckets import assign_buckets
-from trainer.data.config import BucketConfig, DataConfig
+from trainer.data.config import BucketConfig, DataConfig, Truth
 from trainer.data.loader import Batch, Stream, open_batches
 from trainer.data.order import Order, sample_at
 from trainer.data.shards import ShardFolder, write_shards
@@ -20,10 +21,12 @@ SHAPES = [(96, 64), (64, 96), (64, 64), (200, 150), (30, 30)]
 FRAMED = {"resolution": 64, "buckets": BucketConfig(step_px=16), "crop": "random", "flip": 0.5}
 
 
-def read(folder: Path, positions: list[list[int]], masks: bool = False, **keys: Any) -> list[Batch]:
+def read(
+    folder: Path, positions: list[list[int]], truth: Collection[Truth] = (), **keys: Any
+) -> list[Batch]:
     """The batches at these positions with seed 7, four samples to a global batch."""
     config = DataConfig(path=folder, **keys)
-    stream = Stream(ShardFolder(folder), config, seed=7, global_batch=4, masks=masks)
+    stream = Stream(ShardFolder(folder), config, seed=7, global_batch=4, truth=truth)
     return list(open_batches(stream, iter(positions)))
 
 
@@ -115,7 +118,7 @@ def test_the_sizes_are_those_that_sdxl_is_told(mixed: Path) -> None:
 
 
 def test_a_mask_goes_where_its_picture_goes(mixed: Path) -> None:
-    for batch in read(mixed, [[4 * step] for step in range(15)], masks=True, **FRAMED):
+    for batch in read(mixed, [[4 * step] for step in range(15)], truth=["masks"], **FRAMED):
         assert batch.masks is not None
         red = batch.images[:, :1].float() / 255
         assert (batch.masks - red).abs().max() < 0.02  # rounding

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.conftest import train_config
-from trainer.config import ObjectiveConfig, TrainConfig, ValidationConfig
+from trainer.config import TrainConfig, ValidationConfig
 from trainer.data.build import build
 from trainer.data.config import DataConfig, ImageFolderConfig
 from trainer.data.order import rank_positions
 from trainer.data.samples import open_samples
+from trainer.objectives.config import ObjectiveConfig
 
 
 def recipe(shards: Path, validation: ValidationConfig) -> TrainConfig:

@@ -43,7 +43,7 @@ class Pictures(Dataset[Tensor | str]):
 
     def __init__(self, shards: ShardFolder, config: DataConfig) -> None:
         self.streams = [
-            Stream(shards, replace(config, flip=flip), seed=0, global_batch=1, masks=False)
+            Stream(shards, replace(config, flip=flip), seed=0, global_batch=1)
             for flip in ((0.0, 1.0) if config.flip else (0.0,))
         ]
         self.buckets = self.streams[0].order.buckets
