@@ -94,7 +94,7 @@ class Recogniser(nn.Module):
         ]
 
 
-def load_recogniser(path: str | None = None) -> Recogniser:
+def load_recogniser(path: str | None) -> Recogniser:
     """A recogniser from an .onnx file of PP-OCR or a folder of transformers, or the hub's name.
 
     None is PP-OCRv6 small, which the rapidocr wheel carries. The characters of an ONNX file are in

@@ -15,8 +15,9 @@ from onnxruntime import InferenceSession
 from paddleocr import TextRecognition
 from paddlex.inference.models.text_recognition.processors import OCRReisizeNormImg, ToBatch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PPOCRV6SmallRecConfig, PPOCRV6SmallRecForTextRecognition
+from transformers import AutoConfig, AutoModelForTextRecognition
 
 from trainer.data.config import WordsConfig
 from trainer.data.words import draw_sample
@@ -310,12 +311,26 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
         load_recogniser(str(path))
 
 
-@pytest.fixture(scope="module")
-def transformers_model() -> Any:
+V5_STRIDES = (1, [2, 1], [1, 2], [2, 1], [2, 1])
+FAMILIES: dict[str, dict[str, Any]] = {
+    "pp_ocrv6_small_rec": {},
+    "pp_ocrv5_mobile_rec": {
+        "backbone_config": {
+            "model_type": "pp_lcnet_v3",
+            "block_configs": [[[3, 16, 16, stride, True]] for stride in V5_STRIDES],
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def transformers_model(request: pytest.FixtureRequest) -> Any:
     """A recogniser of transformers with random weights that tell pictures apart."""
     torch.manual_seed(0)
-    config = PPOCRV6SmallRecConfig(head_out_channels=len(LATIN) + 2, depth=1)
-    model = PPOCRV6SmallRecForTextRecognition(config)
+    classes = len(LATIN) + 2
+    settings = {**FAMILIES[request.param], "head_out_channels": classes, "depth": 1}
+    config = AutoConfig.for_model(request.param, **settings)
+    model = AutoModelForTextRecognition.from_config(config)
     for part in model.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = 1  # what it sees now is what it normalises by
@@ -326,27 +341,27 @@ def transformers_model() -> Any:
     return model.eval()
 
 
-def save(model: Any, folder: Path, **settings: Any) -> str:
+def save(model: Any, folder: Path) -> Path:
     """As a recogniser is published."""
     model.save_pretrained(folder)
     settings = {
         "character_list": ["blank", *LATIN, " "],
         "image_mean": [0.5, 0.4, 0.3],
         "image_std": [0.5, 0.6, 0.7],
-        **settings,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return str(folder)
+    return folder
 
 
 def test_a_recogniser_of_transformers_says_the_same(
     transformers_model: Any, tmp_path: Path
 ) -> None:
-    loaded = load_recogniser(save(transformers_model, tmp_path / "small_rec"))
+    loaded = load_recogniser(str(save(transformers_model, tmp_path / "small_rec")))
     crops = torch.rand(2, 3, HEIGHT_PX, 100)
-    inputs = (crops[:, [2, 1, 0]] - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor(
-        [0.5, 0.6, 0.7]
-    )[:, None, None]
+    # As the processors of transformers do.
+    order = [2, 1, 0] if "v6" in transformers_model.config.model_type else [0, 1, 2]
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    inputs = (crops[:, order] - mean[:, None, None]) / std[:, None, None]
     expected = transformers_model(inputs).last_hidden_state
     reading = loaded(crops.requires_grad_())
     assert expected.std() > 0.01
@@ -360,14 +375,23 @@ def test_a_recogniser_of_transformers_says_the_same(
 
 
 def test_a_folder_of_transformers_that_is_not_whole_is_refused(
-    transformers_model: Any, tiny_model: Path, tmp_path: Path
+    transformers_model: Any, tmp_path: Path
 ) -> None:
-    folder = Path(save(transformers_model, tmp_path / "a"))
+    folder = save(transformers_model, tmp_path / "a")
+    weights = load_file(folder / "model.safetensors")
+    lost = weights.pop("head.head.bias")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"a is not whole: it lacks head\.head\.bias"):
+        load_recogniser(str(folder))
+    save_file({**weights, "head.head.bias": lost}, folder / "model.safetensors", {"format": "pt"})
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0], "image_std": [1]}')
     with pytest.raises(ValueError, match=r"a is not whole: it lacks character_list"):
         load_recogniser(str(folder))
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingNetwork, match=r"a is not whole \(.*: fetch it again"):
         load_recogniser(str(folder))
+
+
+def test_another_network_of_transformers_is_refused(tiny_model: Path) -> None:
     with pytest.raises(ValueError, match=r"clip is no text recogniser: its config.json says clip"):
         load_recogniser(str(tiny_model / "clip"))
