@@ -61,7 +61,12 @@ class Recogniser(nn.Module):
         return super().train(False)
 
     def forward(self, crops: Tensor) -> Reading:
-        """Read RGB crops about 0 to 1, batch 3 height_px width; the gradient reaches them."""
+        """Read RGB crops about 0 to 1, batch 3 height_px width; the gradient reaches them.
+
+        At least one crop, of at least 8 pixels' width.
+        """
+        assert len(crops), "no crop to read"
+        assert crops.shape[2] == self.height_px, f"{crops.shape[2]} pixels, not {self.height_px}"
         weight = next(self.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(crops.device.type, enabled=False):
