@@ -21,7 +21,7 @@ from trainer.data.loader import Batch, TextLine
 from trainer.models.family import Family
 from trainer.models.recogniser import Reading, Recogniser, load_recogniser, padded
 from trainer.objectives.config import OcrLossConfig
-from trainer.objectives.decoding import decode, keep_little
+from trainer.objectives.decoding import decode
 from trainer.objectives.line_crops import Place, crop_line, fault_of, place_of
 from trainer.objectives.terms import Denoised, Said, Term
 
@@ -52,7 +52,6 @@ class OcrLoss(Term):
         super().__init__(family, config)
         self.recogniser: Recogniser = load_recogniser(config.recogniser).to(family.device)
         self.ctc, self.perceptual = config.ctc, config.perceptual
-        keep_little(family)
 
     def __call__(self, denoised: Denoised, batch: Batch) -> Said:
         assert batch.lines is not None, "a recipe with this term asks for the lines"
