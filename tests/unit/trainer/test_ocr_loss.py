@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.conftest import load_tiny, train_config
+from trainer.data.config import Face, WordsConfig
 from trainer.data.loader import Batch, TextLine
+from trainer.data.words import draw_sample
 from trainer.models.family import Family
 from trainer.models.recogniser import Reading
+from trainer.models.rgb import rgb_pixels
 from trainer.models.trained import Trained
 from trainer.objectives import decoding, ocr_loss
 from trainer.objectives.config import ObjectiveConfig, OcrLossConfig, TermConfig
@@ -30,7 +33,6 @@ from trainer.objectives.terms import Denoised
 GREY = (0.5, 0.5, 0.5)
 COLOURS = {"R": (1.0, 0.0, 0.0), "G": (0.0, 1.0, 0.0), "B": (0.0, 0.0, 1.0)}
 BOX = np.array([[8.0, 8], [88, 8], [88, 24], [8, 24]])
-TIME = 13  # steps of a crop as it is padded
 BOTH = OcrLossConfig(ctc=1.0, perceptual=0.5)
 FEATURES, TEXT = OcrLossConfig(perceptual=1.0), OcrLossConfig(perceptual=0.0, ctc=1.0)
 SCHEDULE = Schedule(torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8]), torch.arange(2))
@@ -329,6 +331,18 @@ def test_a_recipe_adds_it_and_the_frozen_networks_stay_as_they_were(
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def test_drawn_words_are_legible_to_pp_ocr_in_every_face(tiny_model: Path) -> None:
+    faces: tuple[Face, ...] = ("sans", "serif", "round", "book")
+    samples = [draw_sample(WordsConfig(samples=1, faces=(face,)), 0) for face in faces]
+    texts = [[line(word.text, word.box) for word in sample.words] for sample in samples]
+    drawn = torch.stack([255 * rgb_pixels(sample.image) for sample in samples]).byte()
+    batch = replace(batch_of([""] * len(faces), texts), images=drawn)
+    family = load_tiny(tiny_model)
+    said = OcrLoss(family, OcrLossConfig(ctc=1.0))(answer_to(family, batch, off=0.3), batch)
+    assert said.counts == {}
+    assert (said.losses > 0.5).all()  # of what the untrained decoder shows, nothing is legible
 
 
 @pytest.mark.parametrize(
