@@ -278,13 +278,21 @@ def test_decoding_in_parts_that_are_decoded_again_changes_nothing(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latents = torch.randn(5, 4, 4, 12, generator=torch.Generator().manual_seed(0))
-    kept = latents.clone().requires_grad_()
+    kept, again = (latents.clone().requires_grad_() for _ in range(2))
     whole = family.decode_latents(kept)
     whole.square().sum().backward()
+    sizes = []
+    plain_decode = Family.decode_latents
+
+    def counted(self: Family, part: Tensor) -> Tensor:
+        sizes.append(len(part))
+        return plain_decode(self, part)
+
+    monkeypatch.setattr(Family, "decode_latents", counted)
     monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 2 * 32 * 96)
-    again = latents.clone().requires_grad_()
     parts = decode(family, again)
     parts.square().sum().backward()
+    assert sizes == [2, 2, 1, 1, 2, 2]  # there, and back
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(again.grad, kept.grad)
 
