@@ -51,6 +51,7 @@ bench: install ## measure again what benchmarks/results/ says, on this machine
 	$(BIN)/python -m benchmarks.ocr
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.farm
+	$(BIN)/python -m benchmarks.neighbourhood
 
 # Three hours on two cores. The encoders first; then the UNet by the ordinary trainer, in two rounds;
 # then 16 bits of all.

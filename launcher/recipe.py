@@ -53,6 +53,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     train, evaluation = recipe.train, recipe.eval
     models = {"model": train.model, "model_config": train.model_config}
     train = replace(train, **{key: _absolute(name) for key, name in models.items()})
+    if ocr := train.objective.ocr:
+        ocr = replace(ocr, recogniser=_absolute(ocr.recogniser))
+        train = replace(train, objective=replace(train.objective, ocr=ocr))
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
         networks = {key: _absolute(name) for key, name in vars(evaluation.networks).items()}
