@@ -25,7 +25,7 @@ from trainer.models.dtypes import DTYPES
 from trainer.models.pipeline import load_family
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.randomness import seed_of
-from trainer.objectives.terms import Loss
+from trainer.objectives.term import Loss
 from trainer.preview import make_previews
 from trainer.publish import Publisher
 from trainer.validation import Validation, open_validation

@@ -19,15 +19,8 @@ from trainer.objectives.noising import (
     schedule_of,
 )
 from trainer.objectives.randomness import draw
-from trainer.objectives.terms import (
-    Denoised,
-    Loss,
-    Said,
-    gradient_shares,
-    open_terms,
-    said_by,
-    sample_weights,
-)
+from trainer.objectives.term import Denoised, Loss, Said
+from trainer.objectives.terms import gradient_shares, open_terms, said_by, sample_weights
 
 DENOISING = "denoising"  # the name of the loss that is always there
 

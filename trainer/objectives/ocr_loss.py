@@ -21,7 +21,7 @@ from trainer.models.recogniser import Reading, Recogniser, load_recogniser
 from trainer.objectives.config import OcrLossConfig
 from trainer.objectives.decoding import decode
 from trainer.objectives.legible_lines import Legible, Line, legible_lines, lines_of, read_lines
-from trainer.objectives.terms import Denoised, Said, Term
+from trainer.objectives.term import Denoised, Said, Term
 
 
 class OcrLoss(Term):

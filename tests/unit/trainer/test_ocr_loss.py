@@ -28,7 +28,7 @@ from trainer.objectives.decoding import decode
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.noising import Schedule
 from trainer.objectives.ocr_loss import OcrLoss, ctc_per_step
-from trainer.objectives.terms import Denoised
+from trainer.objectives.term import Denoised
 
 GREY = (0.5, 0.5, 0.5)
 COLOURS = {"R": (1.0, 0.0, 0.0), "G": (0.0, 1.0, 0.0), "B": (0.0, 0.0, 1.0)}

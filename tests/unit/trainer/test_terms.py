@@ -15,7 +15,8 @@ from trainer.objectives import terms
 from trainer.objectives.config import ObjectiveConfig, TermConfig
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.noising import Schedule
-from trainer.objectives.terms import Denoised, Said, Term, gradient_shares, said_by
+from trainer.objectives.term import Denoised, Said, Term
+from trainer.objectives.terms import gradient_shares, said_by
 
 SCHEDULE = Schedule(
     torch.tensor([0.9, 0.8, 0.6]), torch.tensor([0.19, 0.36, 0.64]).sqrt(), torch.arange(3)
