@@ -5,6 +5,7 @@ beside this one that computes it, and a line in `terms.py`.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from trainer.data.config import Truth
@@ -48,6 +49,17 @@ class TermConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CharacterLossConfig(TermConfig):
+    """Which character each latent of the answer shows, as a frozen segmenter tells it."""
+
+    weight: float = 0.01
+    """The cross-entropy is multiplied by it; 0.01 is TextDiffuser's."""
+    segmenter: Path
+    """TextDiffuser's character_aware_loss_unet.pth, for the autoencoder of Stable Diffusion 1; or
+    what `python -m trainer.segmenter` wrote for that of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What the network learns to predict, and what else is asked of its answer."""
 
@@ -63,6 +75,8 @@ class ObjectiveConfig:
     """Weight of what shows text against the rest, whose mean stays 1; 1 needs no masks."""
     denoising: TermConfig = field(default_factory=TermConfig)
     """The squared error of the prediction, which all of the above is about."""
+    characters: CharacterLossConfig | None = None
+    """Character-aware loss on the latents; null: none."""
     gradient_shares_every: int = 0
     """Optimizer steps between two measurements of each term's share in the gradient that arrives at
     the denoiser's answer; 0 measures none."""
@@ -79,4 +93,9 @@ class ObjectiveConfig:
     @property
     def truth(self) -> dict[Truth, str]:
         """What has to be known of the pictures' text, and the key that asks for it."""
-        return {"masks": f"mask_weight {self.mask_weight:g}"} if self.mask_weight != 1 else {}
+        asked: dict[Truth, str] = {}
+        if self.mask_weight != 1:
+            asked["masks"] = f"mask_weight {self.mask_weight:g}"
+        if self.characters:
+            asked["characters"] = "characters"
+        return asked

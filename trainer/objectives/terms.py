@@ -87,7 +87,13 @@ class Loss:
     """What terms had to leave out, by `<term>_<why>`."""
 
 
-TERMS: dict[str, Callable[[Family, Any], Term]] = {}
+def _character_loss(family: Family, config: Any) -> Term:
+    from trainer.objectives.character_loss import CharacterLoss  # which imports this module
+
+    return CharacterLoss(family, config)
+
+
+TERMS: dict[str, Callable[[Family, Any], Term]] = {"characters": _character_loss}
 """By the key in `ObjectiveConfig`."""
 
 
