@@ -1,0 +1,129 @@
+"""A segmenter learns from pictures of which the characters are known."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.config import OptimConfig
+from trainer.data.characters import UNKNOWN
+from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
+from trainer.data.order import rank_positions
+from trainer.data.samples import WHAT_IT_IS
+from trainer.data.shards import CHARSEG_MEMBER, ShardFolder
+from trainer.models.family import Family
+from trainer.models.segmenter import Segmenter, latent_labels
+from trainer.objectives.randomness import seed_of
+from trainer.optimise import follow, optimise
+from trainer.segmenter.config import SegmenterConfig
+
+
+class Samples(NamedTuple):
+    """What a segmenter learns from, and what it is judged on."""
+
+    shards: ShardFolder
+    held_out: NDArray[np.int64]
+    """Numbers of the samples that are not trained on."""
+
+
+class Accuracy(NamedTuple):
+    """How many labels of latents are told right."""
+
+    background: float
+    """Of those that show no character, 0 to 1."""
+    characters: float
+    """Of those that show one: told as that very one, 0 to 1."""
+    latents: int
+    """Of both kinds."""
+
+
+def open_samples(config: SegmenterConfig) -> Samples:
+    """The samples whose characters are known; ValueError if there are too few."""
+    shards = ShardFolder(config.data.path)
+    known = [number for number in range(len(shards)) if shards.has(number, CHARSEG_MEMBER)]
+    if not known:
+        raise ValueError(
+            f"a segmenter needs to know {WHAT_IT_IS['characters']}, and data.path "
+            f"{config.data.path} does not tell: take samples with words, built again if an older "
+            "version drew them"
+        )
+    if 2 * config.held_out > len(known):
+        raise ValueError(
+            f"held_out {config.held_out} is more than half of the {len(known)} samples in "
+            f"{config.data.path} whose characters are known: take fewer, or more samples"
+        )
+    lot = np.random.default_rng(config.seed).permutation(known)
+    return Samples(shards, np.sort(lot[: config.held_out]))
+
+
+def train_segmenter(config: SegmenterConfig, family: Family, samples: Samples) -> Segmenter:
+    """Learn from all samples that are not held out; progress is printed."""
+    torch.manual_seed(config.seed)
+    channels = int(family.vae.config.latent_channels)
+    segmenter = Segmenter(channels, config.widths).to(family.device).train()
+    batches = _batches(config, samples)
+    noise = torch.Generator().manual_seed(seed_of(config.seed, "latents"))
+
+    def next_loss() -> Tensor:
+        latents, labels = _latents_and_labels(family, next(batches), noise)
+        strength = config.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
+        added = torch.randn(latents.shape, generator=noise)
+        shown = latents + (strength * added).to(latents)
+        return F.cross_entropy(segmenter(shown), labels, ignore_index=UNKNOWN)
+
+    optim = OptimConfig(lr=config.lr, warmup_steps=config.steps // 10, schedule="cosine")
+    follow("segmenter", optimise(segmenter, next_loss, optim, config.steps), config.steps)
+    return segmenter
+
+
+@torch.no_grad()
+def measure(
+    segmenter: Segmenter, config: SegmenterConfig, family: Family, samples: Samples
+) -> Accuracy:
+    """The accuracy on the samples that were held out, as they are: without noise."""
+    right, seen = torch.zeros(2, 2, dtype=torch.int64)
+    noise = torch.Generator().manual_seed(seed_of(config.seed, "held out"))
+    batches = fixed_batches(
+        samples.shards, config.data, samples.held_out, config.batch, ["characters"]
+    )
+    for batch in batches:
+        latents, labels = _latents_and_labels(family, batch, noise)
+        told = segmenter(latents).argmax(dim=1)
+        for kind, here in enumerate((labels == 0, labels > 0)):
+            right[kind] += int((told == labels)[here].sum())
+            seen[kind] += int(here.sum())
+    background, characters = (right / seen).tolist()
+    return Accuracy(background, characters, int(seen.sum()))
+
+
+def _batches(config: SegmenterConfig, samples: Samples) -> Iterator[Batch]:
+    stream = Stream(
+        samples.shards,
+        config.data,
+        seed=config.seed,
+        global_batch=config.batch,
+        truth=["characters"],
+        held_out=samples.held_out,
+    )
+    positions = rank_positions(
+        0, config.steps, global_batch=config.batch, micro_batch=config.batch, rank=0, ranks=1
+    )
+    return open_batches(stream, positions)
+
+
+def _latents_and_labels(
+    family: Family, batch: Batch, noise: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Scaled latents, batch channels h w, and the label of each, batch h w."""
+    assert batch.images is not None
+    assert batch.characters is not None
+    scale = family.latent_scale
+    height, width = (side // scale for side in batch.images.shape[2:])
+    channels = int(family.vae.config.latent_channels)
+    posterior = torch.randn(len(batch.images), channels, height, width, generator=noise)
+    latents = family.encode_images(batch.images, posterior).float()
+    return latents, latent_labels(batch.characters, latents.shape[2:]).to(latents.device)
