@@ -65,7 +65,7 @@ def train_segmenter(config: SegmenterConfig, family: Family, samples: Samples) -
     torch.manual_seed(config.seed)
     channels = int(family.vae.config.latent_channels)
     segmenter = Segmenter(channels, config.widths).to(family.device).train()
-    batches = _batches(config, samples)
+    batches = batches_of(config, samples)
     noise = torch.Generator().manual_seed(seed_of(config.seed, "latents"))
 
     def next_loss() -> Tensor:
@@ -100,7 +100,8 @@ def measure(
     return Accuracy(background, characters, int(seen.sum()))
 
 
-def _batches(config: SegmenterConfig, samples: Samples) -> Iterator[Batch]:
+def batches_of(config: SegmenterConfig, samples: Samples) -> Iterator[Batch]:
+    """A batch for each step, of samples that are not held out."""
     stream = Stream(
         samples.shards,
         config.data,
