@@ -28,13 +28,10 @@ class SegmenterConfig:
     """Peak learning rate of AdamW, after a warm-up of a tenth of the steps; then half a cosine."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
     """Channels of the U-Net's levels, each of half the grid above; these are TextDiffuser's."""
-    latent_noise: float = 0.0
-    """Deviation of the noise that is added to the latents, at most: each sample draws its own from
-    0 to this, so that the segmenter also reads what a denoiser only guesses."""
     held_out: int = 512
     """Samples that are not trained on, to tell the accuracy by."""
     seed: int = 0
-    """First weights, order of the samples, and their noise."""
+    """First weights, order of the samples, and which are held out."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Where it computes."""
 
@@ -44,8 +41,6 @@ class SegmenterConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
-        if self.latent_noise < 0:
-            raise ValueError(f"latent_noise must be 0 or more, got {self.latent_noise}")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must be 1 or more channels each, got {list(self.widths)}")
         if self.out.suffix != ".safetensors":

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import OptimConfig
-from trainer.data.characters import UNKNOWN
 from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.samples import WHAT_IT_IS
@@ -27,7 +26,9 @@ class Samples(NamedTuple):
 
     shards: ShardFolder
     held_out: NDArray[np.int64]
-    """Numbers of the samples that are not trained on."""
+    """Numbers of the samples that it is judged on."""
+    left_out: NDArray[np.int64]
+    """Those that are not trained on: they, and all whose characters are not known."""
 
 
 class Accuracy(NamedTuple):
@@ -44,24 +45,26 @@ class Accuracy(NamedTuple):
 def open_samples(config: SegmenterConfig) -> Samples:
     """The samples whose characters are known; ValueError if there are too few."""
     shards = ShardFolder(config.data.path)
-    known = [number for number in range(len(shards)) if shards.has(number, CHARSEG_MEMBER)]
-    if not known:
+    if not shards.knows("characters"):
         raise ValueError(
             f"a segmenter needs to know {WHAT_IT_IS['characters']}, and data.path "
             f"{config.data.path} does not tell: take samples with words, built again if an older "
             "version drew them"
         )
+    told = shards.index[CHARSEG_MEMBER][:, 1] > 0
+    known, unknown = np.flatnonzero(told), np.flatnonzero(~told)
     if 2 * config.held_out > len(known):
         raise ValueError(
             f"held_out {config.held_out} is more than half of the {len(known)} samples in "
             f"{config.data.path} whose characters are known: take fewer, or more samples"
         )
     lot = np.random.default_rng(config.seed).permutation(known)
-    return Samples(shards, np.sort(lot[: config.held_out]))
+    held_out = np.sort(lot[: config.held_out])
+    return Samples(shards, held_out, np.sort(np.concatenate([held_out, unknown])))
 
 
 def train_segmenter(config: SegmenterConfig, family: Family, samples: Samples) -> Segmenter:
-    """Learn from all samples that are not held out; progress is printed."""
+    """Learn from all samples that are not left out; progress is printed."""
     torch.manual_seed(config.seed)
     channels = int(family.vae.config.latent_channels)
     segmenter = Segmenter(channels, config.widths).to(family.device).train()
@@ -70,10 +73,7 @@ def train_segmenter(config: SegmenterConfig, family: Family, samples: Samples) -
 
     def next_loss() -> Tensor:
         latents, labels = _latents_and_labels(family, next(batches), noise)
-        strength = config.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=noise)
-        added = torch.randn(latents.shape, generator=noise)
-        shown = latents + (strength * added).to(latents)
-        return F.cross_entropy(segmenter(shown), labels, ignore_index=UNKNOWN)
+        return F.cross_entropy(segmenter(latents), labels)
 
     optim = OptimConfig(lr=config.lr, warmup_steps=config.steps // 10, schedule="cosine")
     follow("segmenter", optimise(segmenter, next_loss, optim, config.steps), config.steps)
@@ -84,7 +84,7 @@ def train_segmenter(config: SegmenterConfig, family: Family, samples: Samples) -
 def measure(
     segmenter: Segmenter, config: SegmenterConfig, family: Family, samples: Samples
 ) -> Accuracy:
-    """The accuracy on the samples that were held out, as they are: without noise."""
+    """The accuracy on the samples that were held out."""
     right, seen = torch.zeros(2, 2, dtype=torch.int64)
     noise = torch.Generator().manual_seed(seed_of(config.seed, "held out"))
     batches = fixed_batches(
@@ -101,14 +101,14 @@ def measure(
 
 
 def batches_of(config: SegmenterConfig, samples: Samples) -> Iterator[Batch]:
-    """A batch for each step, of samples that are not held out."""
+    """A batch for each step, of samples that are not left out."""
     stream = Stream(
         samples.shards,
         config.data,
         seed=config.seed,
         global_batch=config.batch,
         truth=["characters"],
-        held_out=samples.held_out,
+        held_out=samples.left_out,
     )
     positions = rank_positions(
         0, config.steps, global_batch=config.batch, micro_batch=config.batch, rank=0, ranks=1
@@ -122,9 +122,7 @@ def _latents_and_labels(
     """Scaled latents, batch channels h w, and the label of each, batch h w."""
     assert batch.images is not None
     assert batch.characters is not None
-    scale = family.latent_scale
-    height, width = (side // scale for side in batch.images.shape[2:])
-    channels = int(family.vae.config.latent_channels)
-    posterior = torch.randn(len(batch.images), channels, height, width, generator=noise)
-    latents = family.encode_images(batch.images, posterior).float()
+    mean, std = family.encode_posterior(batch.images)
+    posterior = torch.randn(mean.shape, generator=noise).to(mean)
+    latents = family.scale_latents(mean + std * posterior).float()
     return latents, latent_labels(batch.characters, latents.shape[2:]).to(latents.device)
