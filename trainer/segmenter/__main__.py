@@ -53,36 +53,13 @@ def main() -> int:
 
 
 def train(config: SegmenterConfig) -> None:
-    """Build the samples, train on them, write the segmenter and say how good the file is."""
+    """Build the samples, then import torch, train on them and write the segmenter."""
     if config.out.exists():
         raise ValueError(f"out {config.out} is there already: name a new file, or remove it")
     print(build_samples(config.data, run=in_processes(len(os.sched_getaffinity(0)))), flush=True)
-    import torch
+    from trainer.segmenter.training import make_segmenter
 
-    from trainer.distributed import find_device
-    from trainer.models.pipeline import load_family
-    from trainer.models.segmenter import load_segmenter, save_segmenter
-    from trainer.segmenter.training import measure, open_samples, train_segmenter
-
-    samples = open_samples(config)
-    family = load_family(
-        config.model,
-        model_config=config.model_config,
-        device=find_device(config.device, 0, "device"),
-        dtype_of=lambda _: torch.float32,
-    )
-    segmenter = train_segmenter(config, family, samples)
-    staging = config.out.with_name(f".{config.out.name}.tmp.safetensors")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    save_segmenter(segmenter, staging)
-    written = load_segmenter(staging, segmenter.latent_channels).to(family.device)
-    found = measure(written, config, family, samples)
-    staging.rename(config.out)
-    print(
-        f"on {found.latents:,} latents of {len(samples.held_out):,} held-out samples: "
-        f"background {found.background:.1%} right, characters {found.characters:.1%}\n"
-        f"wrote {config.out}: {config.out.stat().st_size / 1e6:.2f} MB"
-    )
+    print(make_segmenter(config))
 
 
 if __name__ == "__main__":

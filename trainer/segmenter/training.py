@@ -14,8 +14,10 @@ from trainer.data.loader import Batch, Stream, fixed_batches, open_batches
 from trainer.data.order import rank_positions
 from trainer.data.samples import WHAT_IT_IS
 from trainer.data.shards import CHARSEG_MEMBER, ShardFolder
+from trainer.distributed import find_device
 from trainer.models.family import Family
-from trainer.models.segmenter import Segmenter, latent_labels
+from trainer.models.pipeline import load_family
+from trainer.models.segmenter import Segmenter, latent_labels, load_segmenter, save_segmenter
 from trainer.objectives.randomness import seed_of
 from trainer.optimise import follow, optimise
 from trainer.segmenter.config import SegmenterConfig
@@ -40,6 +42,29 @@ class Accuracy(NamedTuple):
     """Of those that show one: told as that very one, 0 to 1."""
     latents: int
     """Of both kinds."""
+
+
+def make_segmenter(config: SegmenterConfig) -> str:
+    """Train a segmenter and write it; says how right the file is."""
+    samples = open_samples(config)
+    family = load_family(
+        config.model,
+        model_config=config.model_config,
+        device=find_device(config.device, 0, "device"),
+        dtype_of=lambda _: torch.float32,
+    )
+    segmenter = train_segmenter(config, family, samples)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    staging = config.out.with_name(f".{config.out.name}.tmp.safetensors")
+    save_segmenter(segmenter, staging)
+    written = load_segmenter(staging, segmenter.latent_channels).to(family.device)
+    found = measure(written, config, family, samples)
+    staging.rename(config.out)
+    return (
+        f"on {found.latents:,} latents of {len(samples.held_out):,} held-out samples: "
+        f"background {found.background:.1%} right, characters {found.characters:.1%}\n"
+        f"wrote {config.out}: {config.out.stat().st_size / 1e6:.2f} MB"
+    )
 
 
 def open_samples(config: SegmenterConfig) -> Samples:

@@ -3,18 +3,22 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from cluster.config import build
+from cluster.config import build, read_yaml
 from cluster.exit_codes import ExitCode
 from tests.conftest import CHECKOUT, load_tiny
+from trainer.config import TrainConfig
 from trainer.data.characters import CLASSES
 from trainer.data.config import WordsConfig
 from trainer.data.shards import write_shards
@@ -71,6 +75,33 @@ def test_textdiffusers_file_loads_and_answers_for_every_latent(textdiffuser: Pat
     assert not segmenter.training
     assert not any(weight.requires_grad for weight in segmenter.parameters())
     assert segmenter(torch.randn(1, 4, 64, 64)).shape == (1, CLASSES, 64, 64)
+
+
+def _pair(tensors: dict[str, Tensor], name: str, features: Tensor) -> Tensor:
+    for place in (0, 3):
+        convolution, norm = f"{name}.double_conv.{place}", f"{name}.double_conv.{place + 1}"
+        features = F.conv2d(
+            features, tensors[f"{convolution}.weight"], tensors[f"{convolution}.bias"], padding=1
+        )
+        fields = ("running_mean", "running_var", "weight", "bias")
+        features = F.relu(F.batch_norm(features, *(tensors[f"{norm}.{f}"] for f in fields)))
+    return features
+
+
+def test_the_answer_is_that_of_the_u_net_written_out(textdiffuser: Path) -> None:
+    tensors = published()
+    latents = torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(0))
+    passed = [_pair(tensors, "inc", latents)]
+    for level in (1, 2, 3, 4):
+        halved = F.max_pool2d(passed[-1], 2)
+        passed.append(_pair(tensors, f"down{level}.maxpool_conv.1", halved))
+    features = passed.pop()
+    for level in (1, 2, 3, 4):
+        grown = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=True)
+        features = _pair(tensors, f"up{level}.conv", torch.cat([passed.pop(), grown], dim=1))
+    wanted = F.conv2d(features, tensors["outc.conv.weight"], tensors["outc.conv.bias"])
+    answer = load_segmenter(textdiffuser, latent_channels=4)(latents)
+    torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 12), (7, 9)])
@@ -260,3 +291,23 @@ def test_a_mistake_is_one_line_before_anything_is_drawn(
         == f"error: out {settings['out']} is there already: name a new file, or remove it\n"
     )
     assert not (tmp_path / "words").exists()
+
+
+def test_the_shipped_segmenter_reads_the_style_that_the_mini_recipe_teaches() -> None:
+    recipe = read_yaml(CHECKOUT / "recipes" / "segmenter" / "mini.yaml")
+    config = build(SegmenterConfig, recipe)
+    path = CHECKOUT / config.out
+    assert path.stat().st_size < 0.6e6
+    family, segmenter = load_tiny(CHECKOUT / config.model), load_segmenter(path, latent_channels=8)
+    style = read_yaml(CHECKOUT / "recipes" / "mini.yaml")["train"]
+    words = build(TrainConfig, style, "train").data.words
+    assert words is not None
+    words = replace(words, split="held_out", random_words=0.0, seed=1)
+    drawn = [draw_sample(words, number) for number in range(32)]
+    images = torch.stack([torch.tensor(np.array(s.image)).permute(2, 0, 1) for s in drawn])
+    characters = torch.stack([torch.tensor(np.array(s.characters)).long() for s in drawn])
+    mean, _ = family.encode_posterior(images)
+    told = segmenter(family.scale_latents(mean)).argmax(dim=1)
+    labels = latent_labels(characters, told.shape[1:])
+    assert (told == labels)[labels == 0].float().mean() > 0.95
+    assert (told == labels)[labels > 0].float().mean() > 0.85
