@@ -9,7 +9,7 @@ names its file. Samples that are not there yet are built first. Example:
     path: data/characters
     words: {samples: 4096}
   out: segmenter.safetensors
-  widths: [32, 64]
+  widths: [64]
   steps: 2000
 """
 
