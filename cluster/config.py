@@ -163,8 +163,9 @@ def _takes_none(hint: Any) -> bool:
 
 def _documented_keys(config_type: type[Any], section: str) -> Iterator[tuple[str, Any, Any, str]]:
     """(dotted key, type, default, meaning) of every key, groups before what is in them."""
-    # parse_from_object reads the strings that stand under the fields.
-    meanings = {p.arg_name: p.description or "" for p in parse_from_object(config_type).params}
+    # parse_from_object reads the strings that stand under the fields, of one class alone.
+    kinds = [kind for kind in reversed(config_type.__mro__) if is_dataclass(kind)]
+    meanings = {p.arg_name: p.description or "" for k in kinds for p in parse_from_object(k).params}
     for entry in fields(config_type):
         hint = _hints(config_type)[entry.name]
         key, group = _dotted(section, entry.name), _group_type(hint)

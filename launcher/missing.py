@@ -11,7 +11,13 @@ from trainer.config import TrainConfig
 
 def missing_files(recipe: Recipe) -> list[str]:
     """A line for each model, file or folder that is not there, and what to do about it."""
-    return [*_missing_models(recipe.train), *_missing_data(recipe.train), *_missing_eval(recipe)]
+    train = recipe.train
+    return [
+        *_missing_models(train),
+        *_missing_data(train),
+        *_missing_objective(train),
+        *_missing_eval(recipe),
+    ]
 
 
 def _missing_models(train: TrainConfig) -> Iterator[str]:
@@ -49,6 +55,15 @@ def _missing_data(train: TrainConfig) -> Iterator[str]:
                 f"train.validation.path {path} holds no indexed shards: build them with a recipe "
                 f"whose train.data.path it is, `python -m trainer.data build --config …`"
             )
+
+
+def _missing_objective(train: TrainConfig) -> Iterator[str]:
+    characters = train.objective.characters
+    if characters and not characters.segmenter.exists():
+        yield (
+            f"train.objective.characters.segmenter {characters.segmenter} does not exist: "
+            "`letterpress keys train.objective.characters` says what it is"
+        )
 
 
 def _missing_eval(recipe: Recipe) -> Iterator[str]:

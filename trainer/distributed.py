@@ -34,12 +34,17 @@ def find_place() -> Place | None:
     return None
 
 
-def find_device(device: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
-    """Where the process with this number on its machine computes; ValueError without a GPU."""
+def find_device(
+    device: Literal["cuda", "cpu"], local_rank: int, key: str = "train.device"
+) -> torch.device:
+    """Where the process with this number on its machine computes; ValueError without a GPU.
+
+    `key` is that of the setting, for the message.
+    """
     if device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no GPU here: --set train.device=cpu")
+        raise ValueError(f"{key} is cuda, but torch sees no GPU here: --set {key}=cpu")
     # A task of srun may see its own GPU alone.
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.buckets import LEFT_OUT, assign_buckets, bucket_sizes
 from trainer.data.cache.reading import Cache, stack_rows
+from trainer.data.characters import UNKNOWN
 from trainer.data.config import DataConfig, Truth
 from trainer.data.framing import Frame, Size, choose_frame, frame_chance
 from trainer.data.order import Order
 from trainer.data.pixels import framed_image, framed_labels, framed_mask, spare_detail
-from trainer.data.shards import UNKNOWN, ShardFolder
+from trainer.data.shards import ShardFolder
 
 # So many broken samples in a row are no accident but a broken folder.
 MAX_BROKEN_IN_A_ROW = 100
@@ -213,14 +214,18 @@ def open_batches(stream: Stream, positions: Iterator[list[int]]) -> Iterator[Bat
 
 
 def fixed_batches(
-    shards: ShardFolder, config: DataConfig, numbers: NDArray[np.int64], batch: int
+    shards: ShardFolder,
+    config: DataConfig,
+    numbers: NDArray[np.int64],
+    batch: int,
+    truth: Collection[Truth] = (),
 ) -> list[Batch]:
     """These samples in batches of at most `batch`, each of one bucket, cropped at the centre.
 
     Their numbers are their positions. One that cannot be read is left out.
     """
     plain = replace(config, crop="center", flip=0.0)
-    stream = Stream(shards, plain, seed=0, global_batch=1)
+    stream = Stream(shards, plain, seed=0, global_batch=1, truth=truth)
     items: dict[int, list[Item]] = defaultdict(list)
     for number in map(int, numbers):
         bucket = int(stream.order.buckets[number])

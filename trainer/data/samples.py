@@ -75,7 +75,8 @@ def open_samples(config: TrainConfig, cache: Cache | None = None) -> Samples:
         if not training.knows(truth):
             raise ValueError(
                 f"train.objective.{key} needs to know {WHAT_IT_IS[truth]}, and {config.data.path} "
-                "does not tell: leave it out, or take samples with words"
+                "does not tell: leave it out, or take samples with words, built again if an older "
+                "version drew them"
             )
     validation, validated, held_out = training, NOBODY, NOBODY
     if config.validation:

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import string
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,10 +40,8 @@ from trainer.data.words import Sample, Word
 
 INDEX = "index.npy"
 MASK_MEMBER = "mask.png"
-# MARIO's segmentation: 0 is paper, 1 to 95 are characters; in half the picture's resolution.
+# The characters' labels (characters.py); MARIO's are in half the picture's resolution.
 CHARSEG_MEMBER = "charseg.png"
-CHARACTERS = f"{string.digits}{string.ascii_letters}{string.punctuation} "
-UNKNOWN = -1  # the label of a pixel of which nothing is known
 SAMPLES_PER_SHARD = 1024
 # Of ten thousands of shards; a process may have 1024 files open.
 MAX_OPEN_SHARDS = 256
@@ -151,7 +148,7 @@ class ShardFolder:
     def characters(self, number: int) -> Image.Image | None:
         """Which character each pixel shows: L, the size of the picture; None if unknown.
 
-        0 is none; else 1 more than the character's place in CHARACTERS.
+        0 is none; else 1 more than the character's place in CHARACTERS (characters.py).
         """
         if not self.has(number, CHARSEG_MEMBER):
             return None
@@ -259,12 +256,15 @@ def _shard_facts(staging: Path, shard: str) -> dict[str, Any]:
 
 def drawn_members(sample: Sample) -> dict[str, bytes]:
     """The members of a drawn sample in its shard."""
-    return {
+    members = {
         "png": _png(sample.image),
         CAPTION_MEMBER: sample.caption.encode(),
         INFO_MEMBER: json.dumps({"words": [asdict(word) for word in sample.words]}).encode(),
         MASK_MEMBER: _png(sample.mask),
     }
+    if sample.characters is not None:
+        members[CHARSEG_MEMBER] = _png(sample.characters)
+    return members
 
 
 def _word(word: Any, key: str) -> Word:

@@ -15,8 +15,10 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Literal, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFont
 
+from trainer.data.characters import label_of
 from trainer.data.config import WordsConfig
 
 Point = tuple[int, int]
@@ -53,6 +55,8 @@ class Sample(NamedTuple):
     words: list[Word]
     mask: Image.Image
     """Mode L, the size of `image`: 255 where there is ink of a letter, 0 elsewhere."""
+    characters: Image.Image | None = None
+    """Mode L, the size of `image`: the label (characters.py) of the letter whose ink is there."""
 
 
 class Style(NamedTuple):
@@ -86,14 +90,13 @@ def draw_sample(config: WordsConfig, index: int) -> Sample:
 def draw_word(config: WordsConfig, word: str, style: Style, rng: random.Random) -> Sample:
     """A picture of `word` in `style`; `rng` places it and roughens the paper."""
     size = (config.width, config.height)
-    mask = Image.new("L", size, 0)
     text, font = word.upper(), _fitting_font(style.face, word.upper(), size)
     left, top, right, bottom = font.getbbox(text)
     shift_x = rng.randint(-config.shift_px, config.shift_px)
     shift_y = rng.randint(-config.shift_px, config.shift_px)
     x = round((size[0] - (right - left)) / 2) + shift_x
     y = round((size[1] - (bottom - top)) / 2) + shift_y
-    ImageDraw.Draw(mask).text((x - left, y - top), text, font=font, fill=255)
+    mask, characters = _ink_and_characters(text, font, (x - left, y - top), size)
 
     ink = mask.copy()
     if config.underline:
@@ -105,7 +108,7 @@ def draw_word(config: WordsConfig, word: str, style: Style, rng: random.Random) 
         word=word, ink=style.ink, paper=style.paper, face=style.face, background=style.background
     )
     box = _box(mask)
-    return Sample(image, caption, [Word(text=word, box=box)], mask)
+    return Sample(image, caption, [Word(text=word, box=box)], mask, characters)
 
 
 def missing_fonts(faces: Sequence[str]) -> list[str]:
@@ -156,6 +159,25 @@ def _fitting_font(face: str, text: str, size: tuple[int, int]) -> ImageFont.Free
         if right - left <= room_x and bottom - top <= room_y:
             return font
     raise ValueError(f"{text!r} does not fit a picture of {size[0]} x {size[1]} pixels")
+
+
+def _ink_and_characters(
+    text: str, font: ImageFont.FreeTypeFont, place: tuple[float, float], size: tuple[int, int]
+) -> tuple[Image.Image, Image.Image]:
+    """The ink of the text, and the label of the letter that has the most of it in each pixel.
+
+    A letter's ink is what it adds to those before it: so it stands where kerning puts it.
+    """
+    ink, labels = np.zeros((2, size[1], size[0]), np.uint8)
+    most = np.zeros_like(ink)
+    for end, letter in enumerate(text, 1):
+        drawn = Image.new("L", size, 0)
+        ImageDraw.Draw(drawn).text(place, text[:end], font=font, fill=255)
+        before, ink = ink, np.asarray(drawn)
+        added = np.where(ink > before, ink - before, 0)
+        labels[added > most] = label_of(letter)
+        most = np.maximum(most, added)
+    return Image.fromarray(ink), Image.fromarray(np.where(ink, labels, 0))
 
 
 def _paper(style: Style, size: tuple[int, int], rng: random.Random) -> Image.Image:

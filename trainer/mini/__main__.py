@@ -8,7 +8,7 @@ import argparse
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -39,9 +39,9 @@ from trainer.mini.networks import (
     save_model,
     set_latent_scale,
 )
-from trainer.mini.optimise import optimise
 from trainer.models.exports import forget_where_it_lay
 from trainer.models.pipeline import load_pipeline
+from trainer.optimise import follow, optimise
 
 AUTOENCODER_BATCH = 8  # small: at this size many steps count for more than large batches
 CLIP_BATCH = 64
@@ -95,7 +95,7 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
     def clip_loss() -> Tensor:
         return contrastive_loss(similarities(clip, tokenizer, processor, next(pairs)))
 
-    _follow("CLIP", optimise(clip, clip_loss, CLIP, clip_steps), clip_steps)
+    follow("CLIP", optimise(clip, clip_loss, CLIP, clip_steps), clip_steps)
     matched = share_matched(clip, tokenizer, processor, unseen)
     print(f"CLIP finds the caption of {matched:.1%} of {CHECKED} unseen pictures among all of them")
 
@@ -106,7 +106,7 @@ def start(data: list[Path], out: Path, autoencoder_steps: int, clip_steps: int) 
         return autoencoder_loss(vae, next(images).float() / 127.5 - 1)
 
     losses = optimise(vae, vae_loss, AUTOENCODER, autoencoder_steps)
-    _follow("autoencoder", losses, autoencoder_steps)
+    follow("autoencoder", losses, autoencoder_steps)
     set_latent_scale(vae, _latents(vae, unseen[0]))
     print(f"autoencoder: {psnr_db(vae, unseen[0]):.1f} dB over {CHECKED} unseen pictures")
 
@@ -167,18 +167,6 @@ def _unseen(shards: ShardFolder) -> Pairs:
 def _latents(vae: torch.nn.Module, images: Tensor) -> Tensor:
     latents: Tensor = vae.encode(images.float() / 127.5 - 1).latent_dist.mode()  # type: ignore[operator]
     return latents
-
-
-def _follow(name: str, losses: Iterable[float], steps: int) -> None:
-    """Print the mean loss now and then while a network trains."""
-    recent: list[float] = []
-    for step, loss in enumerate(losses, 1):
-        recent.append(loss)
-        if step % 200 == 0 or step == steps:
-            print(
-                f"{name}: step {step} of {steps}, loss {sum(recent) / len(recent):.4f}", flush=True
-            )
-            recent.clear()
 
 
 if __name__ == "__main__":

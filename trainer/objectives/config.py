@@ -5,6 +5,7 @@ beside this one that computes it, and a line in `terms.py`.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from trainer.data.config import Truth
@@ -68,6 +69,17 @@ class OcrLossConfig(TermConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CharacterLossConfig(TermConfig):
+    """Which character each latent of the answer shows, as a frozen segmenter tells it."""
+
+    weight: float = 0.01
+    """The cross-entropy is multiplied by it; 0.01 is TextDiffuser's."""
+    segmenter: Path
+    """TextDiffuser's character_aware_loss_unet.pth, for the autoencoder of Stable Diffusion 1; or
+    what `python -m trainer.segmenter` wrote for that of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What the network learns to predict, and what else is asked of its answer."""
 
@@ -85,6 +97,8 @@ class ObjectiveConfig:
     """The squared error of the prediction, which all of the above is about."""
     ocr: OcrLossConfig | None = None
     """Lines of text have to be legible in the answer; null: not asked for."""
+    characters: CharacterLossConfig | None = None
+    """Character-aware loss on the latents; null: none."""
     gradient_shares_every: int = 0
     """Optimizer steps between two measurements of each term's share in the gradient that arrives at
     the denoiser's answer; 0 measures none."""
@@ -106,4 +120,6 @@ class ObjectiveConfig:
             asked["masks"] = f"mask_weight {self.mask_weight:g}"
         if self.ocr:
             asked["lines"] = "ocr"
+        if self.characters:
+            asked["characters"] = "characters"
         return asked

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from trainer.data.loader import Batch
 from trainer.models.family import Family
+from trainer.objectives.character_loss import CharacterLoss
 from trainer.objectives.config import ObjectiveConfig, TermConfig
 from trainer.objectives.ocr_loss import OcrLoss
 from trainer.objectives.term import Denoised, Said, Term
 
-TERMS: dict[str, Callable[[Family, Any], Term]] = {"ocr": OcrLoss}
+TERMS: dict[str, Callable[[Family, Any], Term]] = {"characters": CharacterLoss, "ocr": OcrLoss}
 """By the key in `ObjectiveConfig`."""
 
 

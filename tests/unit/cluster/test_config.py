@@ -116,3 +116,14 @@ def test_the_help_page_gives_type_default_and_meaning() -> None:
     assert "name: str\n    What it is called." in page
     assert "engine.power: float = 1.5\n    Horses." in page
     assert "engine.fuel: Literal['coal', 'wood'] = 'coal'" in page
+
+
+def test_the_help_page_tells_the_meaning_of_inherited_keys_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Locomotive(Engine):
+        wheels: int = 4
+        """Pairs."""
+
+    page = describe(Locomotive)
+    assert "power: float = 1.5\n    Horses." in page
+    assert "wheels: int = 4\n    Pairs." in page

@@ -97,3 +97,14 @@ def test_validation_and_evaluation_are_looked_at_too(missing: Missing, tmp_path:
         "eval.suites",
         "eval.networks.clip",
     ]
+
+
+def test_the_networks_of_the_loss_are_looked_for_too(missing: Missing, tmp_path: Path) -> None:
+    publish_shards(tmp_path / "data" / "mini")
+    (line,) = missing("train.objective.characters.segmenter=segmenter.pth")
+    assert line == (
+        f"train.objective.characters.segmenter {tmp_path}/segmenter.pth does not exist: "
+        "`letterpress keys train.objective.characters` says what it is"
+    )
+    Path("segmenter.pth").touch()
+    assert missing("train.objective.characters.segmenter=segmenter.pth") == []

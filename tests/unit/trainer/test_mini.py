@@ -15,8 +15,8 @@ from trainer.mini import __main__ as mini
 from trainer.mini.autoencoder import autoencoder_loss
 from trainer.mini.clip import contrastive_loss
 from trainer.mini.networks import Size, new_autoencoder, new_tokenizer
-from trainer.mini.optimise import optimise
 from trainer.models.clip import Clip
+from trainer.optimise import optimise
 
 
 def test_the_tokenizer_sees_every_character() -> None:

@@ -34,7 +34,11 @@ def test_the_ground_truth_travels_with_the_picture(shards: Path) -> None:
     truth = json.loads(folder.read(5, "json"))
     assert truth["words"][0]["text"] == sample.words[0].text
     assert truth["words"][0]["box"] == [list(corner) for corner in sample.words[0].box]
-    assert set(folder.manifest["members"]) == {"png", "txt", "json", "mask.png"}
+    found = folder.characters(5)
+    assert found is not None
+    assert sample.characters is not None
+    assert found.tobytes() == sample.characters.tobytes()
+    assert set(folder.manifest["members"]) == {"png", "txt", "json", "mask.png", "charseg.png"}
 
 
 # webdataset leaves the tars that it reads open.

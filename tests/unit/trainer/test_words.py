@@ -1,11 +1,14 @@
 """The synthetic words: varied, seeded, and described truthfully."""
 
+import random
+
 import numpy as np
 import pytest
 from PIL import ImageChops
 
+from trainer.data.characters import CHARACTERS, label_of
 from trainer.data.config import WordsConfig
-from trainer.data.words import FACES, draw_sample, word_list
+from trainer.data.words import FACES, Style, draw_sample, draw_word, word_list
 from trainer.models.ocr import OcrReader
 
 CONFIG = WordsConfig(samples=1, random_words=0.3)
@@ -43,6 +46,28 @@ def test_the_mask_is_the_ink_and_the_box_bounds_it(face: str) -> None:
     assert np.abs(dark - np.asarray(sample.mask)).max() <= 1
     (left, top), _, (right, bottom), _ = sample.words[0].box
     assert sample.mask.getbbox() == (left, top, right, bottom)
+
+
+@pytest.mark.parametrize("face", list(FACES))
+def test_every_pixel_of_ink_has_the_label_of_a_letter_and_no_other_has_one(face: str) -> None:
+    config = WordsConfig(samples=1, faces=(face,), random_words=0.5, underline=True)  # type: ignore[arg-type]
+    for sample in (draw_sample(config, number) for number in range(20)):
+        assert sample.characters is not None
+        labels = np.asarray(sample.characters)
+        assert np.array_equal(labels > 0, np.asarray(sample.mask) > 0)
+        shown = {CHARACTERS[label - 1] for label in np.unique(labels[labels > 0])}
+        assert shown == set(sample.words[0].text.upper())
+
+
+def test_letters_are_labelled_where_kerning_puts_them() -> None:
+    style = Style("sans", "black", "white", "plain")
+    sample = draw_word(WordsConfig(samples=1, shift_px=0), "ava", style, random.Random(0))
+    (left, top), _, (right, bottom), _ = sample.words[0].box
+    labels = np.asarray(sample.characters)[top:bottom, left:right]
+    a, v = (np.flatnonzero((labels == label_of(letter)).any(axis=0)) for letter in "AV")
+    assert v[0] <= a[a < v.mean()][-1]  # the V leans over the foot of the first A
+    ink = labels > 0  # the letters are their own mirror images, and so is the word
+    assert (labels == labels[:, ::-1])[ink].mean() > 0.9
 
 
 def test_no_word_is_both_trained_on_and_held_out() -> None:

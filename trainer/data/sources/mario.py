@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.data.characters import CLASSES
 from trainer.data.config import MarioConfig
 from trainer.data.images import IMAGE_MEMBERS, Unusable, image_size
 from trainer.data.shards import CHARSEG_MEMBER, SAMPLES_PER_SHARD
@@ -24,8 +25,6 @@ from trainer.data.sources.imagefolder import read_picture
 from trainer.data.tars import Job, Part, write_part
 
 FRAME_PX = 512
-# 0 is paper, then digits, a-z, A-Z and ASCII punctuation.
-CHARACTERS = 95
 MAX_CHARSEG_PX = 4096
 # A line of an index: 06269_062692210, as TextDiffuser writes it, or a path. Neither has dots.
 LINE = r"[A-Za-z0-9-]+_[A-Za-z0-9-]+|[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*"
@@ -156,7 +155,7 @@ def _charseg_png(path: Path) -> bytes:
         fits = characters.ndim == 2 and min(characters.shape) >= 8
         if not fits or max(characters.shape) > MAX_CHARSEG_PX or characters.dtype.kind not in "iu":
             raise ValueError(f"{characters.shape} {characters.dtype}")
-        if characters.min() < 0 or characters.max() > CHARACTERS:
+        if characters.min() < 0 or characters.max() >= CLASSES:
             raise ValueError(f"{characters.min()} to {characters.max()}")
     except (ValueError, OSError, EOFError) as error:
         raise Unusable("charseg.npy cannot be read", error) from None

@@ -1,6 +1,6 @@
-"""One plain training loop for the networks that are too small for the trainer's."""
+"""One plain training loop, for networks that are too small for the trainer's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,3 +25,15 @@ def optimise(
         optimizer.step()
         optimizer.zero_grad()
         yield loss.item()
+
+
+def follow(name: str, losses: Iterable[float], steps: int) -> None:
+    """Print the mean loss now and then while a network trains."""
+    recent: list[float] = []
+    for step, loss in enumerate(losses, 1):
+        recent.append(loss)
+        if step % 200 == 0 or step == steps:
+            print(
+                f"{name}: step {step} of {steps}, loss {sum(recent) / len(recent):.4f}", flush=True
+            )
+            recent.clear()
