@@ -85,7 +85,7 @@ class OcrReader:
 @cache
 def ocr_name() -> str:
     """The name that these weights bear in metrics; they are read once a process."""
-    return f"ppocrv6-small@{files_digest(_onnx(name) for name in ONNX_FILES)[:SHORT]}"
+    return f"ppocrv6-small@{files_digest(onnx_file(name) for name in ONNX_FILES)[:SHORT]}"
 
 
 def missing_ocr() -> str | None:
@@ -94,7 +94,8 @@ def missing_ocr() -> str | None:
     return f"not installed: pip install {' '.join(lacking)}" if lacking else None
 
 
-def _onnx(name: str) -> Path:
+def onnx_file(name: str) -> Path:
+    """Where the wheel has a network, DETECTION or RECOGNITION; rapidocr must be installed."""
     spec = find_spec("rapidocr")
     assert spec is not None
     assert spec.origin is not None
@@ -105,7 +106,7 @@ def model_folder(parent: Path, name: str) -> Path:
     """Make the folder below `parent` that PaddleOCR reads a network from."""
     folder = parent / name
     folder.mkdir()
-    (folder / "inference.onnx").symlink_to(_onnx(name))
+    (folder / "inference.onnx").symlink_to(onnx_file(name))
     settings = _detection_settings() if name == DETECTION else _recognition_settings()
     # JSON is YAML, and 18,708 characters are written faster so.
     text = json.dumps({"Global": {"model_name": name}, **settings}, ensure_ascii=False)
@@ -142,7 +143,7 @@ def _detection_settings() -> dict[str, Any]:
 def _recognition_settings() -> dict[str, Any]:
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(_onnx(RECOGNITION), providers=["CPUExecutionProvider"])
+    session = InferenceSession(onnx_file(RECOGNITION), providers=["CPUExecutionProvider"])
     characters = session.get_modelmeta().custom_metadata_map["character"].split("\n")
     return {
         "PreProcess": {

@@ -1,0 +1,130 @@
+"""A network out of an ONNX file, run by torch: gradients pass to what it is shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from trainer.models.onnx_operators import OPERATORS
+
+OLDEST_OPSET = 7
+
+
+class Node(NamedTuple):
+    """A step of a graph."""
+
+    kind: str
+    """ONNX's name of the operator."""
+    inputs: tuple[str, ...]
+    """Names of values; empty for one that is left out."""
+    output: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an ONNX file holds: a network of one input and one output."""
+
+    nodes: Sequence[Node]
+    constants: Mapping[str, Tensor]
+    input: str
+    sizes: tuple[int | None, ...]
+    """Of the input; None where any will do."""
+    output: str
+    metadata: Mapping[str, str]
+
+    def maker(self, name: str) -> Node | None:
+        """The node that makes a value, past those that only hand it on; None: an input."""
+        makers = {node.output: node for node in self.nodes}
+        node = makers.get(name)
+        while node is not None and node.kind == "Identity":
+            node = makers.get(node.inputs[0])
+        return node
+
+
+class OnnxNetwork(nn.Module):
+    """A graph that computes some of its values, its weights frozen."""
+
+    def __init__(self, graph: Graph, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.input, self.outputs = graph.input, tuple(outputs)
+        weights = {name: value for name, value in graph.constants.items() if _is_float(value)}
+        self.names = tuple(weights)
+        self.weights = nn.ParameterList(nn.Parameter(w, False) for w in weights.values())
+        self.integers = {name: v for name, v in graph.constants.items() if name not in weights}
+        self.steps = _steps(graph, self.outputs)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """The values of `outputs`, in the precision of `inputs`."""
+        weights = (weight.to(inputs.dtype) for weight in self.weights)
+        values = {**dict(zip(self.names, weights, strict=True)), **self.integers}
+        values[self.input] = inputs
+        for node, done_with in self.steps:
+            given = [values[name] if name else None for name in node.inputs]
+            values[node.output] = OPERATORS[node.kind](node.attributes, *given)
+            for name in done_with:
+                del values[name]
+        return tuple(values[name] for name in self.outputs)
+
+
+def read_graph(path: Path) -> Graph:
+    """What is in an ONNX file; ValueError if it is none, or has operators that are not known."""
+    try:
+        model = onnx.load(path)
+    except DecodeError as error:
+        raise ValueError(f"{path} is no whole ONNX file ({error}): fetch it again") from None
+    graph = model.graph
+    opset = max((one.version for one in model.opset_import if not one.domain), default=0)
+    if opset < OLDEST_OPSET:
+        raise ValueError(f"{path} is of ONNX opset {opset}: {OLDEST_OPSET} is the oldest known")
+    constants = {one.name: _tensor(numpy_helper.to_array(one)) for one in graph.initializer}
+    nodes = [_node(node) for node in graph.node]
+    constants.update({node.output: _constant(node) for node in nodes if node.kind == "Constant"})
+    nodes = [node for node in nodes if node.kind != "Constant"]
+    if unknown := sorted({node.kind for node in nodes} - set(OPERATORS)):
+        raise ValueError(f"{path} has operators that are not known here: {', '.join(unknown)}")
+    (shown,) = (one for one in graph.input if one.name not in constants)
+    sizes = tuple(
+        size.dim_value if size.dim_value > 0 else None for size in shown.type.tensor_type.shape.dim
+    )
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return Graph(nodes, constants, shown.name, sizes, graph.output[0].name, metadata)
+
+
+def _node(node: onnx.NodeProto) -> Node:
+    attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    for name, value in attributes.items():
+        if isinstance(value, bytes):
+            attributes[name] = value.decode()
+    return Node(node.op_type, tuple(node.input), node.output[0], attributes)
+
+
+def _constant(node: Node) -> Tensor:
+    ((kind, value),) = node.attributes.items()
+    return _tensor(numpy_helper.to_array(value)) if kind == "value" else torch.tensor(value)
+
+
+def _tensor(array: Any) -> Tensor:
+    tensor = torch.from_numpy(array.copy())  # ONNX's own is read-only
+    return tensor.float() if _is_float(tensor) else tensor
+
+
+def _is_float(value: Tensor) -> bool:
+    return value.is_floating_point()
+
+
+def _steps(graph: Graph, outputs: Sequence[str]) -> list[tuple[Node, list[str]]]:
+    """The nodes that the outputs need, each with the values that nobody wants after it."""
+    needed, steps = set(outputs), []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            last_of = set(node.inputs) - needed - set(graph.constants) - {""}
+            steps.append((node, sorted(last_of)))
+            needed.update(node.inputs)
+    return steps[::-1]

@@ -1,0 +1,105 @@
+"""PP-OCR's text recogniser in torch: what a line of text says, with the gradient to its pixels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.models.recogniser_files import RecogniserFiles, read_recogniser
+from trainer.models.rgb import normalize
+
+BLANK = 0
+LEAST_SHAPE = (48, 320)
+"""Height and width: PaddleOCR pads a line that is shorter for its height."""
+GREY = 0.5
+
+
+class Reading(NamedTuple):
+    """What the network says of crops."""
+
+    log_probabilities: Tensor
+    """fp32, batch time classes; class 0 is CTC's blank."""
+    features: Tensor
+    """fp32, batch time dim: what the last layer before the classes sees."""
+
+
+class Recogniser(nn.Module):
+    """A recogniser of lines, frozen. Its arithmetic is fp32 under autocast too."""
+
+    def __init__(self, files: RecogniserFiles) -> None:
+        super().__init__()
+        self.files = files
+        self.network = files.network
+        # Where a character is listed twice, PaddleOCR was taught the later class.
+        self.classes = {one: place for place, one in enumerate(files.characters, start=1)}
+        self.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """The name that these weights and characters bear in metrics."""
+        return self.files.name
+
+    @property
+    def characters(self) -> tuple[str, ...]:
+        """Class k is `characters[k - 1]`."""
+        return self.files.characters
+
+    @property
+    def height_px(self) -> int:
+        """Of the crops that it reads."""
+        return self.files.height_px
+
+    def train(self, mode: bool = True) -> "Recogniser":
+        """Nothing: what it is part of may be trained, it is not."""
+        return super().train(False)
+
+    def forward(self, crops: Tensor) -> Reading:
+        """Read RGB crops about 0 to 1, batch 3 height_px width; the gradient reaches them."""
+        weight = next(self.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast(crops.device.type, enabled=False):
+            shown = crops.flip(1) if self.files.blue_first else crops
+            inputs = normalize(shown.to(dtype), self.files.mean, self.files.std)
+            logits, features = self.network(inputs)
+            return Reading(logits.log_softmax(-1), features)
+
+    def encode(self, text: str) -> list[int] | None:
+        """The classes of a text; None if one of its characters is not in the list."""
+        classes = [self.classes.get(character) for character in text]
+        known = [one for one in classes if one is not None]
+        return known if len(known) == len(classes) else None
+
+    def decode(self, reading: Reading) -> list[tuple[str, float]]:
+        """The likeliest class at each time, repeats and blanks left out: text and confidence.
+
+        The confidence is the mean of the probabilities of what is left, 0 of an empty text.
+        """
+        log_probabilities, classes = reading.log_probabilities.max(dim=-1)
+        kept = classes != BLANK
+        kept[:, 1:] &= classes[:, 1:] != classes[:, :-1]
+        return [
+            (
+                "".join(self.characters[one - 1] for one in row[mask].tolist()),
+                float(logs[mask].exp().mean()) if bool(mask.any()) else 0.0,
+            )
+            for row, mask, logs in zip(classes, kept, log_probabilities, strict=True)
+        ]
+
+
+def load_recogniser(path: str | None = None) -> Recogniser:
+    """A recogniser from an .onnx file of PP-OCR or a folder of transformers, or the hub's name.
+
+    None is PP-OCRv6 small, which the rapidocr wheel carries. The characters of an ONNX file are in
+    its metadata, or beside it in `inference.yml` or a dictionary with a character a line.
+    MissingNetwork if it is not on this machine, ValueError if it is no recogniser.
+    """
+    return Recogniser(read_recogniser(path))
+
+
+def padded(crops: Sequence[Tensor], height_px: int) -> Tensor:
+    """Crops, 3 height_px width, as a batch: grey to the right, as PaddleOCR pads."""
+    least = LEAST_SHAPE[1] * height_px // LEAST_SHAPE[0]
+    width = max([least, *(crop.shape[-1] for crop in crops)])
+    return torch.stack([F.pad(crop, (0, width - crop.shape[-1]), value=GREY) for crop in crops])
