@@ -103,6 +103,18 @@ class Family(ABC):
         top and left of the crop, height and width of what is seen.
         """
 
+    def predict(
+        self,
+        noised: Tensor,
+        timesteps: Tensor,
+        captions: TokenIds | Conditioning,
+        sizes: Tensor,
+    ) -> Tensor:
+        """`denoise`, of captions that are not encoded yet or are; gradients pass."""
+        if not isinstance(captions, Conditioning):
+            captions = self.encode_tokens(captions)
+        return self.denoise(noised, timesteps, captions, sizes)
+
     @property
     @abstractmethod
     def web_ui_names(self) -> WebUiNames:
@@ -149,6 +161,16 @@ class Family(ABC):
         """The autoencoder's latents as the denoiser sees them, of about unit variance."""
         shift = float(self.vae.config.get("shift_factor") or 0.0)
         return (latents - shift) * float(self.vae.config.scaling_factor)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents (batch channels h w) as RGB: fp32, batch 3 height width; gradients pass.
+
+        0 to 1 and somewhat beyond: nothing is clipped.
+        """
+        shift = float(self.vae.config.get("shift_factor") or 0.0)
+        inputs = latents / float(self.vae.config.scaling_factor) + shift
+        pixels: Tensor = self.vae.decode(inputs.to(self.vae.dtype)).sample
+        return pixels.float() / 2 + 0.5
 
     def tokenize(self, captions: Sequence[str]) -> TokenIds:
         """The tokens of captions for each text encoder; what is too long is cut."""
