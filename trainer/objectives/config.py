@@ -48,6 +48,26 @@ class TermConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OcrLossConfig(TermConfig):
+    """What a recogniser reads in the answer, against what it reads in the original picture."""
+
+    perceptual: float = 0.003
+    """Weight of the squared distance of the recogniser's features; 0.003 is AnyText's."""
+    ctc: float = 0.0
+    """Weight of the cross-entropy of the text that it reads, per time step; AnyText's is 0."""
+    recogniser: str | None = None
+    """Where PP-OCR's recogniser lies; null: the one that the rapidocr wheel carries."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("perceptual", "ctc"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not self.perceptual and not self.ctc:
+            raise ValueError("perceptual and ctc are both 0: set one of them, or leave ocr out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What the network learns to predict, and what else is asked of its answer."""
 
@@ -63,6 +83,8 @@ class ObjectiveConfig:
     """Weight of what shows text against the rest, whose mean stays 1; 1 needs no masks."""
     denoising: TermConfig = field(default_factory=TermConfig)
     """The squared error of the prediction, which all of the above is about."""
+    ocr: OcrLossConfig | None = None
+    """Lines of text have to be legible in the answer; null: not asked for."""
     gradient_shares_every: int = 0
     """Optimizer steps between two measurements of each term's share in the gradient that arrives at
     the denoiser's answer; 0 measures none."""
@@ -79,4 +101,9 @@ class ObjectiveConfig:
     @property
     def truth(self) -> dict[Truth, str]:
         """What has to be known of the pictures' text, and the key that asks for it."""
-        return {"masks": f"mask_weight {self.mask_weight:g}"} if self.mask_weight != 1 else {}
+        asked: dict[Truth, str] = {}
+        if self.mask_weight != 1:
+            asked["masks"] = f"mask_weight {self.mask_weight:g}"
+        if self.ocr:
+            asked["lines"] = "ocr"
+        return asked

@@ -87,7 +87,13 @@ class Loss:
     """What terms had to leave out, by `<term>_<why>`."""
 
 
-TERMS: dict[str, Callable[[Family, Any], Term]] = {}
+def _ocr_loss(family: Family, config: Any) -> Term:
+    from trainer.objectives.ocr_loss import OcrLoss  # which imports this module
+
+    return OcrLoss(family, config)
+
+
+TERMS: dict[str, Callable[[Family, Any], Term]] = {"ocr": _ocr_loss}
 """By the key in `ObjectiveConfig`."""
 
 
