@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from trainer.config import TrainConfig
 from trainer.data.loader import Batch
 from trainer.models.dtypes import DTYPES
 from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.objectives.decoding import decode, keep_little
 from trainer.objectives.denoising import predicted_by
 from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import first_noise
@@ -53,6 +53,8 @@ class RewardTuning(Objective):
         self._text_learns = config.text_encoder != "frozen"
         self.original = _frozen(family, config) if self._text_learns else family
         self.rewards = open_rewards(config.reward, family.device)
+        if config.reward.checkpoint:
+            keep_little(family)
 
     def __call__(self, trained: Any, batch: Batch, step: int) -> Loss:
         """What the pictures of a batch's prompts cost, drawn from noise of their own."""
@@ -84,12 +86,7 @@ class RewardTuning(Objective):
 
     def decode(self, latents: Tensor) -> Tensor:
         """RGB in [0, 1], batch 3 height width."""
-        if self.config.checkpoint and torch.is_grad_enabled():
-            pixels = checkpoint(self.family.decode_latents, latents, use_reentrant=False)
-        else:
-            pixels = self.family.decode_latents(latents)
-        clipped: Tensor = pixels.clamp(0, 1)
-        return clipped
+        return decode(self.family, latents).clamp(0, 1)
 
     def judge(self, pixels: Tensor, captions: list[str]) -> dict[str, Judged]:
         """What each reward says; those that are only watched without a gradient."""

@@ -181,7 +181,7 @@ def test_what_cannot_be_judged_is_counted_by_why(recogniser: Recogniser) -> None
     assert judged.judged.tolist() == [True, False, False, False, True]
     assert judged.values[1:4].tolist() == [0, 0, 0]
     assert (judged.values[judged.judged] < 0).all()
-    assert judged.counts == {"no_quoted_words": 1, "unknown_character": 1, "too_long": 1}
+    assert judged.counts == {"no_quoted_words": 1, "outside_list": 1, "too_long": 1}
 
 
 def test_a_picture_is_judged_alike_whatever_it_is_in_a_batch_with(recogniser: Recogniser) -> None:

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.models.ocr import OcrReader, missing_ocr
-from trainer.objectives.line_crops import crop_line, place_of
+from trainer.objectives.line_crops import crop_line, fault_of, place_of
 
 
 class DetectedLines:
@@ -22,8 +22,9 @@ class DetectedLines:
         (lines,) = self.reader.read([_image(picture)])
         polygons = [(np.array(line.polygon, np.float64), len(line.text)) for line in lines]
         places = [place_of(polygon, letters=letters) for polygon, letters in polygons]
-        # Of what has no height, there is nothing to read.
-        return [crop_line(picture, place, height_px) for place in places if place.height_px >= 1]
+        high, wide = picture.shape[1:]
+        there = [place for place in places if fault_of(place, high, wide) is None]
+        return [crop_line(picture, place, height_px) for place in there]
 
 
 def _image(picture: Tensor) -> Image.Image:

@@ -45,7 +45,7 @@ class OcrReward:
         """What a picture is worth; None, and counted, if that cannot be said."""
         texts = [self._classes(text) for text in quoted_texts(prompt)]
         if not texts or not all(map(all, texts)):
-            counts["unknown_character" if texts else "no_quoted_words"] += 1
+            counts["outside_list" if texts else "no_quoted_words"] += 1
             return None
         readings = [self._read(line) for line in self._lines(picture, counts)]
         best = [_best(text, readings) for text in texts]
