@@ -11,7 +11,13 @@ from trainer.config import TrainConfig
 
 def missing_files(recipe: Recipe) -> list[str]:
     """A line for each model, file or folder that is not there, and what to do about it."""
-    return [*_missing_models(recipe.train), *_missing_data(recipe.train), *_missing_eval(recipe)]
+    train = recipe.train
+    return [
+        *_missing_models(train),
+        *_missing_data(train),
+        *_missing_reward(train),
+        *_missing_eval(recipe),
+    ]
 
 
 def _missing_models(train: TrainConfig) -> Iterator[str]:
@@ -49,6 +55,13 @@ def _missing_data(train: TrainConfig) -> Iterator[str]:
                 f"train.validation.path {path} holds no indexed shards: build them with a recipe "
                 f"whose train.data.path it is, `python -m trainer.data build --config …`"
             )
+
+
+def _missing_reward(train: TrainConfig) -> Iterator[str]:
+    for key, name in (train.reward.asked if train.reward else {}).items():
+        if name.startswith("/") and not Path(name).exists():
+            key = f"train.reward.{key}"
+            yield f"{key} {name} does not exist: `letterpress keys {key}` says what it is"
 
 
 def _missing_eval(recipe: Recipe) -> Iterator[str]:

@@ -54,6 +54,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = absolute_paths(build(Recipe, data))
     train, evaluation = recipe.train, recipe.eval
     train = _absolute_names(train, ("model", "model_config"))
+    if reward := train.reward:
+        networks = _absolute_names(reward.networks, vars(reward.networks))
+        reward = replace(_absolute_names(reward, ("recogniser",)), networks=networks)
+        train = replace(train, reward=reward)
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
         networks = _absolute_names(evaluation.networks, vars(evaluation.networks))

@@ -15,7 +15,7 @@ MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
 
 KINDS: dict[str, dict[str, Any]] = {
-    "zero2": {"unet": "lora", "text_encoder": "full", "zero": {"stage": 2}},
+    "zero2": {"unet": "lora", "text_encoder": "full", "zero": {"stage": 2}, "precision": "bf16"},
     "zero3": {"unet": "full", "text_encoder": "lora", "zero": {"stage": 3}},
 }
 REWARDS = {"zero2": {"clip": 1.0, "ocr": 0.1}, "zero3": {"clip": 1.0}}

@@ -16,6 +16,15 @@ from trainer.models.config import NetworksConfig
 
 RewardName = Literal["clip", "aesthetic", "pick_score", "hps_v2", "hps_v2_1", "ocr"]
 
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "clip": ("clip",),
+    "aesthetic": ("aesthetic", "clip_l14"),
+    "pick_score": ("pick_score",),
+    "hps_v2": ("hps_v2", "clip_l14"),
+    "hps_v2_1": ("hps_v2_1", "clip_l14"),
+}
+"""What each reward asks, by the key in `NetworksConfig`; ocr has a key of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
@@ -57,7 +66,7 @@ class RewardConfig:
     line: Literal["whole", "detected"] = "detected"
     """Where ocr reads: the whole picture is one line, or PP-OCR finds them."""
     recogniser: str | None = None
-    """PP-OCR recognition network in ONNX that reads; null: the one that comes with rapidocr."""
+    """PP-OCR's network that reads: an .onnx file, or a folder; null: the one of rapidocr."""
     networks: NetworksConfig = field(default_factory=NetworksConfig)
 
     def __post_init__(self) -> None:
@@ -79,6 +88,15 @@ class RewardConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._check_steps()
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The networks that are named for the rewards, by their keys here."""
+        rewards = (*self.rewards, *self.watched)
+        networks = {name for reward in rewards for name in NETWORKS.get(reward, ())}
+        named = {f"networks.{name}": getattr(self.networks, name) for name in sorted(networks)}
+        named["recogniser"] = self.recogniser if "ocr" in rewards else None
+        return {key: name for key, name in named.items() if name}
 
     def _check_steps(self) -> None:
         first, last = self.predict_at or (self.sampler_steps, self.sampler_steps)

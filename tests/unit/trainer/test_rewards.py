@@ -35,27 +35,30 @@ GRADIENTS = [Image.radial_gradient("L").convert("RGB"), Image.linear_gradient("L
 PROMPTS = ["'hi' in grey", "'a' in red"]
 
 
-@pytest.fixture
-def networks(tiny_model: Path, tmp_path: Path) -> NetworksConfig:
-    """Of every reward, random and tiny."""
+def write_networks(folder: Path, clip: Path) -> NetworksConfig:
+    """Networks for every reward, random and tiny; `clip` is one of 8 numbers a vector."""
     torch.manual_seed(0)
     widths = (8, 12, 10, 6, 4, 1)
     head = {}
     for place, (wide, next_wide) in zip((0, 2, 4, 6, 7), pairwise(widths), strict=True):
         layer = nn.Linear(wide, next_wide)
         head |= {f"layers.{place}.{name}": value for name, value in layer.state_dict().items()}
-    torch.save(head, tmp_path / "head.pth")
+    torch.save(head, folder / "head.pth")
     for seed in (0, 1):
-        torch.save({"state_dict": new_reference(seed).state_dict()}, tmp_path / f"hps{seed}.pt")
-    clip = str(tiny_model / "clip")
+        torch.save({"state_dict": new_reference(seed).state_dict()}, folder / f"hps{seed}.pt")
     return NetworksConfig(
-        clip=clip,
-        clip_l14=clip,
-        pick_score=clip,
-        aesthetic=str(tmp_path / "head.pth"),
-        hps_v2=str(tmp_path / "hps0.pt"),
-        hps_v2_1=str(tmp_path / "hps1.pt"),
+        clip=str(clip),
+        clip_l14=str(clip),
+        pick_score=str(clip),
+        aesthetic=str(folder / "head.pth"),
+        hps_v2=str(folder / "hps0.pt"),
+        hps_v2_1=str(folder / "hps1.pt"),
     )
+
+
+@pytest.fixture
+def networks(tiny_model: Path, tmp_path: Path) -> NetworksConfig:
+    return write_networks(tmp_path, tiny_model / "clip")
 
 
 def reward_of(name: RewardName, **keys: Any) -> Any:
