@@ -60,7 +60,7 @@ class RewardTuning(Objective):
         """What the pictures of a batch's prompts cost, drawn from noise of their own."""
         noise = first_noise(batch.positions, seed=self.seed, latent_shape=self.latent_shape)
         drawn = self.draw(trained, batch.captions, noise, batch.sizes, self.cut(step))
-        return self.add_up(self.judge(self.decode(drawn.latents), batch.captions), drawn.distance)
+        return self.add_up(self.judge(self.decode(drawn.latents), batch.captions), drawn)
 
     def cut(self, step: int) -> Cut:
         """Through which steps of the sampler an optimizer step learns."""
@@ -96,15 +96,16 @@ class RewardTuning(Objective):
                 judged[name] = _of_captions(reward(pixels, captions), captions)
         return judged
 
-    def add_up(self, judged: Mapping[str, Judged], distance: Tensor) -> Loss:
+    def add_up(self, judged: Mapping[str, Judged], drawn: Drawn) -> Loss:
         """The loss, and the mean of each reward: of all pictures, those not judged as 0."""
         means = {name: one.values.float().mean() for name, one in judged.items()}
         parts = [-weight * means[name] for name, weight in self.config.rewards.items()]
+        parts.append(drawn.latents.mean() * 0)  # a gradient, where no picture could be judged
         if self.config.pull:
-            parts.append(self.config.pull * distance)
+            parts.append(self.config.pull * drawn.distance)
         return Loss(
             total=torch.stack(parts).sum(),
-            scalars=self._scalars(means, judged, distance),
+            scalars=self._scalars(means, judged, drawn.distance),
             counts={f"{n}_{why}": k for n, one in judged.items() for why, k in one.counts.items()},
         )
 

@@ -200,6 +200,18 @@ def test_an_empty_caption_is_counted_and_teaches_nothing(tiny_model: Path) -> No
     assert not nothing.any()
 
 
+def test_prompts_without_quoted_words_are_counted_and_teach_ocr_nothing(tiny_model: Path) -> None:
+    reward = {"rewards": {"ocr": 1.0}, "line": "whole"}
+    objective, trained = tuning(tiny_model, reward=reward)
+    loss = objective(trained, batch_of("a cat", "it's a dog"), step=0)
+    assert loss.counts["ocr_no_quoted_words"] == 2
+    assert float(loss.scalars["judged_ocr"]) == 0
+    loss.total.backward()  # every rank must: at stage 3 they gather the weights together
+    found = [weight.grad for weight in trained.parameters() if weight.grad is not None]
+    assert found
+    assert not any(gradient.any() for gradient in found)
+
+
 @pytest.mark.parametrize(("choice", "counted"), [("stop", 0), ("skip", 1)])
 def test_a_reward_that_is_not_finite_goes_the_way_of_any_broken_loss(
     tiny_model: Path, choice: str, counted: int

@@ -222,7 +222,7 @@ def test_a_word_is_climbed_from_another(recogniser: Recogniser) -> None:
     assert pixels.grad is not None
     with torch.no_grad():
         after = reward((pixels + 0.1 * pixels.grad.sign()).clamp(0, 1), ["'d'"]).values
-    assert float(after) > float(before)
+    assert after.item() > before.item()
 
 
 @pytest.mark.parametrize("line", ["whole", "detected"])
@@ -235,8 +235,8 @@ def test_pp_ocr_rates_the_word_that_a_picture_shows_above_its_neighbours(line: s
     reward = reward_of("ocr", line=line)
     right = reward(pixels, [f"'{word}' in black"])
     wrong = reward(pixels, [f"'{word[::-1]}' in black"])
-    assert float(right.values) > -0.5  # nats per character
-    assert float(wrong.values) < float(right.values) - 1
+    assert right.values.item() > -0.5  # nats per character
+    assert wrong.values.item() < right.values.item() - 1
     assert right.counts == {}
     right.values.sum().backward()
     assert pixels.grad is not None
