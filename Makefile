@@ -35,7 +35,7 @@ demo: install ## fine-tune the mini model on two ranks while a Ray farm scores e
 	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
 
 test: install ## the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 lint: install ## style and types
 	$(BIN)/ruff check .
@@ -49,8 +49,9 @@ bench: install ## measure again what benchmarks/results/ says, on this machine
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.ocr
-	$(BIN)/python -m benchmarks.frechet
+	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.farm
+	$(BIN)/python -m benchmarks.neighbourhood
 
 # Three hours on two cores. The encoders first; then the UNet by the ordinary trainer, in two rounds;
 # then 16 bits of all.

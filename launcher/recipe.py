@@ -52,12 +52,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for assignment in overrides:
         set_key(data, assignment)
     recipe = absolute_paths(build(Recipe, data))
-    train, evaluation = recipe.train, recipe.eval
-    train = _absolute_names(train, ("model", "model_config"))
-    if reward := train.reward:
-        networks = _absolute_names(reward.networks, vars(reward.networks))
-        reward = replace(_absolute_names(reward, ("recogniser",)), networks=networks)
-        train = replace(train, reward=reward)
+    train, evaluation = _absolute_models(recipe.train), recipe.eval
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
         networks = _absolute_names(evaluation.networks, vars(evaluation.networks))
@@ -68,6 +63,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def check_ranks(recipe: Recipe) -> None:
     """ValueError if the global batch cannot be split over the recipe's ranks."""
     split_batch(recipe.train, recipe.ranks.nodes * recipe.ranks.per_node)
+
+
+def _absolute_models(train: TrainConfig) -> TrainConfig:
+    train = _absolute_names(train, ("model", "model_config"))
+    if ocr := train.objective.ocr:
+        ocr = _absolute_names(ocr, ("recogniser",))
+        train = replace(train, objective=replace(train.objective, ocr=ocr))
+    if reward := train.reward:
+        networks = _absolute_names(reward.networks, vars(reward.networks))
+        reward = replace(_absolute_names(reward, ("recogniser",)), networks=networks)
+        train = replace(train, reward=reward)
+    return train
 
 
 def _absolute_names(config: Config, keys: Iterable[str]) -> Config:

@@ -19,6 +19,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
+# Tests that start a Ray: two at once on one machine take each other's agents for their own.
+RAY_TESTS = {"test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`pytest -n 2 --dist loadgroup` runs two files at a time, but one Ray."""
+    for item in items:
+        on_ray = "integration" in item.path.parts and item.path.stem in RAY_TESTS
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,14 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """What an ONNX file holds: a network of one input and one output."""
+    """What an ONNX file holds: a network that is shown pictures."""
 
+    path: Path
     nodes: Sequence[Node]
     constants: Mapping[str, Tensor]
     input: str
-    sizes: tuple[int | None, ...]
-    """Of the input; None where any will do."""
+    height_px: int | None
+    """Of the pictures, batch 3 height width; None if any will do."""
     output: str
     metadata: Mapping[str, str]
 
@@ -49,16 +50,21 @@ class Graph:
 
 
 class OnnxNetwork(nn.Module):
-    """A graph that computes some of its values, its weights frozen."""
+    """A graph that computes some of its values, its weights frozen.
+
+    ValueError if that takes operators that are not known.
+    """
 
     def __init__(self, graph: Graph, outputs: Sequence[str]) -> None:
         super().__init__()
+        self.steps = _steps(graph, outputs)
+        if unknown := sorted({node.kind for node, _ in self.steps} - set(OPERATORS)):
+            raise ValueError(f"{graph.path} has operators not known here: {', '.join(unknown)}")
         self.input, self.outputs = graph.input, tuple(outputs)
         weights = {name: value for name, value in graph.constants.items() if _is_float(value)}
         self.names = tuple(weights)
         self.weights = nn.ParameterList(nn.Parameter(w, False) for w in weights.values())
         self.integers = {name: v for name, v in graph.constants.items() if name not in weights}
-        self.steps = _steps(graph, self.outputs)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """The values of `outputs`, in the precision of `inputs`."""
@@ -74,27 +80,32 @@ class OnnxNetwork(nn.Module):
 
 
 def read_graph(path: Path) -> Graph:
-    """What is in an ONNX file; ValueError if it is none, or has operators that are not known."""
+    """What is in an ONNX file; ValueError if it is none, or is not shown pictures."""
     try:
         model = onnx.load(path)
     except DecodeError as error:
         raise ValueError(f"{path} is no whole ONNX file ({error}): fetch it again") from None
-    graph = model.graph
+    if not model.graph.node:
+        raise ValueError(f"{path} is no whole ONNX file (it has no nodes): fetch it again")
     opset = max((one.version for one in model.opset_import if not one.domain), default=0)
     if opset < OLDEST_OPSET:
         raise ValueError(f"{path} is of ONNX opset {opset}: {OLDEST_OPSET} is the oldest known")
-    constants = {one.name: _tensor(numpy_helper.to_array(one)) for one in graph.initializer}
-    nodes = [_node(node) for node in graph.node]
+    nodes = [_node(node) for node in model.graph.node]
+    constants = {one.name: _tensor(numpy_helper.to_array(one)) for one in model.graph.initializer}
     constants.update({node.output: _constant(node) for node in nodes if node.kind == "Constant"})
-    nodes = [node for node in nodes if node.kind != "Constant"]
-    if unknown := sorted({node.kind for node in nodes} - set(OPERATORS)):
-        raise ValueError(f"{path} has operators that are not known here: {', '.join(unknown)}")
-    (shown,) = (one for one in graph.input if one.name not in constants)
-    sizes = tuple(
-        size.dim_value if size.dim_value > 0 else None for size in shown.type.tensor_type.shape.dim
+    inputs = [one for one in model.graph.input if one.name not in constants]
+    sizes = [size.dim_value for one in inputs for size in one.type.tensor_type.shape.dim]
+    if len(inputs) != 1 or len(sizes) != 4:
+        raise ValueError(f"{path} is not shown pictures alone: it has {len(inputs)} inputs")
+    return Graph(
+        path=path,
+        nodes=[node for node in nodes if node.kind != "Constant"],
+        constants=constants,
+        input=inputs[0].name,
+        height_px=sizes[2] if sizes[2] > 0 else None,
+        output=model.graph.output[0].name,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return Graph(nodes, constants, shown.name, sizes, graph.output[0].name, metadata)
 
 
 def _node(node: onnx.NodeProto) -> Node:

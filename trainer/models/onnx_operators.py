@@ -78,8 +78,8 @@ def _gather(attributes: Attributes, value: Tensor, places: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(attributes: Attributes, value: Tensor) -> Tensor:
-    slope: float = attributes.get("alpha", 0.2)
-    return (slope * value + attributes.get("beta", 0.5)).clamp(0, 1)
+    line: Tensor = attributes.get("alpha", 0.2) * value + attributes.get("beta", 0.5)
+    return line.clamp(0, 1)
 
 
 def _layer_normalization(

@@ -1,13 +1,18 @@
 """PP-OCR's text recogniser in torch: what a line of text says, with the gradient to its pixels."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.recogniser_files import RecogniserFiles, read_recogniser
+from trainer.models.networks import MissingNetwork, find_network
+from trainer.models.ocr import RECOGNITION, onnx_file
+from trainer.models.recogniser_files import RecogniserFiles, read_onnx
+from trainer.models.recogniser_transformers import read_transformers
 from trainer.models.rgb import normalize
 
 BLANK = 0
@@ -56,7 +61,12 @@ class Recogniser(nn.Module):
         return super().train(False)
 
     def forward(self, crops: Tensor) -> Reading:
-        """Read RGB crops about 0 to 1, batch 3 height_px width; the gradient reaches them."""
+        """Read RGB crops about 0 to 1, batch 3 height_px width; the gradient reaches them.
+
+        At least one crop, of at least 8 pixels' width.
+        """
+        assert len(crops), "no crop to read"
+        assert crops.shape[2] == self.height_px, f"{crops.shape[2]} pixels, not {self.height_px}"
         weight = next(self.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(crops.device.type, enabled=False):
@@ -76,7 +86,8 @@ class Recogniser(nn.Module):
 
         The confidence is the mean of the probabilities of what is left, 0 of an empty text.
         """
-        log_probabilities, classes = reading.log_probabilities.max(dim=-1)
+        likeliest = reading.log_probabilities.detach().max(dim=-1)
+        log_probabilities, classes = likeliest.values.cpu(), likeliest.indices.cpu()
         kept = classes != BLANK
         kept[:, 1:] &= classes[:, 1:] != classes[:, :-1]
         return [
@@ -88,14 +99,14 @@ class Recogniser(nn.Module):
         ]
 
 
-def load_recogniser(path: str | None = None) -> Recogniser:
+def load_recogniser(path: str | None) -> Recogniser:
     """A recogniser from an .onnx file of PP-OCR or a folder of transformers, or the hub's name.
 
     None is PP-OCRv6 small, which the rapidocr wheel carries. The characters of an ONNX file are in
     its metadata, or beside it in `inference.yml` or a dictionary with a character a line.
     MissingNetwork if it is not on this machine, ValueError if it is no recogniser.
     """
-    return Recogniser(read_recogniser(path))
+    return Recogniser(_read(path))
 
 
 def padded(crops: Sequence[Tensor], height_px: int) -> Tensor:
@@ -103,3 +114,24 @@ def padded(crops: Sequence[Tensor], height_px: int) -> Tensor:
     least = LEAST_SHAPE[1] * height_px // LEAST_SHAPE[0]
     width = max([least, *(crop.shape[-1] for crop in crops)])
     return torch.stack([F.pad(crop, (0, width - crop.shape[-1]), value=GREY) for crop in crops])
+
+
+def _read(path: str | None) -> RecogniserFiles:
+    if path is None:
+        if find_spec("rapidocr") is None:
+            raise MissingNetwork(
+                "PP-OCRv6's recogniser comes with rapidocr, which is not installed: "
+                "pip install rapidocr, or name a recogniser's file or folder"
+            )
+        path = str(onnx_file(RECOGNITION))
+    found, name = find_network(path), Path(path).name.removesuffix(".onnx")
+    if (found / "inference.onnx").is_file():
+        return read_onnx(found / "inference.onnx", name)
+    if found.suffix == ".onnx":
+        return read_onnx(found, name)
+    if (found / "config.json").is_file():
+        return read_transformers(found, name)
+    raise ValueError(
+        f"{path} is no text recogniser: give an .onnx file of PP-OCR, a folder with "
+        "inference.onnx, or a folder of transformers with config.json"
+    )

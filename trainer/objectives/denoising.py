@@ -88,7 +88,9 @@ class Denoising(Objective):
             noise=noise,
             timesteps=timesteps,
             noised=noised,
-            predicted=predicted.float(),
+            # A copy: DeepSpeed takes any gradient at its own answer for the start of a backward
+            # pass, also one that only measures shares.
+            predicted=predicted.to(torch.float32, copy=True),
         )
 
     def add_up(self, denoised: Denoised, batch: Batch, step: int) -> Loss:

@@ -61,8 +61,8 @@ class RewardConfig:
     """First and last of the steps, counted from 1, at one of which, drawn for each optimizer step,
     sampling ends with the picture that the answer implies; null: it goes to its end."""
     checkpoint: bool = True
-    """Compute each of those steps, and the decoding, again in the backward pass: the memory of one
-    step in place of all."""
+    """Compute each of those steps again in the backward pass, as the decoding always is: the memory
+    of one in place of all, about a third slower."""
     line: Literal["whole", "detected"] = "detected"
     """Where ocr reads: the whole picture is one line, or PP-OCR finds them."""
     recogniser: str | None = None

@@ -18,7 +18,7 @@ from trainer.config import TrainConfig
 from trainer.data.loader import Batch
 from trainer.models.dtypes import DTYPES
 from trainer.models.family import Conditioning, Family, TokenIds
-from trainer.objectives.decoding import decode, keep_little
+from trainer.objectives.decoding import decode
 from trainer.objectives.denoising import predicted_by
 from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import first_noise
@@ -53,8 +53,6 @@ class RewardTuning(Objective):
         self._text_learns = config.text_encoder != "frozen"
         self.original = _frozen(family, config) if self._text_learns else family
         self.rewards = open_rewards(config.reward, family.device)
-        if config.reward.checkpoint:
-            keep_little(family)
 
     def __call__(self, trained: Any, batch: Batch, step: int) -> Loss:
         """What the pictures of a batch's prompts cost, drawn from noise of their own."""

@@ -71,6 +71,10 @@ def test_paths_are_absolute_so_that_a_run_means_the_same_anywhere(
     assert recipe.train.model == str(CHECKOUT / "assets" / "mini")
     assert recipe.eval is not None
     assert recipe.eval.networks.clip == str(CHECKOUT / "assets" / "mini" / "clip")
+    named = ["train.objective.ocr.recogniser=./latin.onnx"]
+    recipe = load_recipe(CHECKOUT / "recipes" / "mario_ocr_loss.yaml", named)
+    assert recipe.train.objective.ocr is not None
+    assert recipe.train.objective.ocr.recogniser == str(CHECKOUT / "latin.onnx")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ STEPS = 2
 FAMILY_OF = {
     "mario_lora": "sd1",
     "mario_textmask": "sd1",
+    "mario_ocr_loss": "sd1",
     "unsplash_full": "sd1",
     "wikiart_lora": "turbo",
     "laion_full": "sd1",
@@ -101,6 +102,7 @@ def _write_sources(root: Path) -> dict[str, dict[str, Any]]:
     return {
         "mario_lora": mario,
         "mario_textmask": mario,
+        "mario_ocr_loss": mario,
         "unsplash_full": {"data.webdataset.path": root / "unsplash"},
         "wikiart_lora": {"data.imagefolder.path": paintings},
         "laion_full": {"data.laion.path": root / "laion", "global_batch": 8},
@@ -163,6 +165,16 @@ def test_the_mask_alone_sets_the_two_mario_recipes_apart(trained: dict[str, Trai
     # The same pictures, noise and adapters: only the weights of the errors differ.
     assert plain.losses[0] != masked.losses[0]
     assert plain.losses[0] == pytest.approx(masked.losses[0], rel=0.5)
+
+
+def test_the_ocr_loss_counts_the_lines_that_nobody_could_read(trained: dict[str, Trained]) -> None:
+    done = trained["mario_ocr_loss"]
+    objective = done.recipe.train.objective
+    assert objective.ocr is not None
+    assert objective.denoising.weight + objective.ocr.weight == 1
+    beat = json.loads(done.run.attempt(0).heartbeat(0).read_text())
+    # Two words in each of 24 pictures, twice: one a pixel high, one where nothing is written.
+    assert beat["left_out"] == {"ocr_too_small": 48, "ocr_unreadable": 48}
 
 
 def test_laions_pictures_are_those_that_stable_diffusion_took(trained: dict[str, Trained]) -> None:
