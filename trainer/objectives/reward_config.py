@@ -62,7 +62,7 @@ class RewardConfig:
     sampling ends with the picture that the answer implies; null: it goes to its end."""
     checkpoint: bool = True
     """Compute each of those steps again in the backward pass, as the decoding always is: the memory
-    of one in place of all, about a third slower."""
+    of one in place of all."""
     line: Literal["whole", "detected"] = "detected"
     """Where ocr reads: the whole picture is one line, or PP-OCR finds them."""
     recogniser: str | None = None

@@ -244,7 +244,7 @@ def test_pp_ocr_rates_the_word_that_a_picture_shows_above_its_neighbours(line: s
 
 
 def test_the_recogniser_is_frozen() -> None:
-    assert not any(weight.requires_grad for weight in load_recogniser().parameters())
+    assert not any(weight.requires_grad for weight in load_recogniser(None).parameters())
 
 
 @pytest.mark.parametrize(
