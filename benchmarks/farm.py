@@ -41,7 +41,7 @@ from benchmarks.stand_ins import NoReporter, QuickScorer, SlowGenerator
 from cluster.program import run_program
 from cluster.ray_cluster import ray_cluster
 from cluster.run_folder import write_text
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
 from evalfarm.farm import pool as pool_module
 from evalfarm.farm.driver import Farm
@@ -53,6 +53,7 @@ from evalfarm.networks import Networks
 from evalfarm.references import picture_names, read_picture
 from evalfarm.suite_files import load_suite
 from evalfarm.work import Generate
+from trainer.models.config import NetworksConfig
 from trainer.models.named import find_named
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evalfarm.config import NetworksConfig
+from trainer.models.config import NetworksConfig
 from trainer.models.digest import SHORT, weights_digest
 from trainer.models.networks import MissingNetwork, find_network
 

@@ -15,7 +15,7 @@ def missing_files(recipe: Recipe) -> list[str]:
     return [
         *_missing_models(train),
         *_missing_data(train),
-        *_missing_objective(train),
+        *_missing_networks(train),
         *_missing_eval(recipe),
     ]
 
@@ -57,13 +57,18 @@ def _missing_data(train: TrainConfig) -> Iterator[str]:
             )
 
 
-def _missing_objective(train: TrainConfig) -> Iterator[str]:
-    characters = train.objective.characters
-    if characters and not characters.segmenter.exists():
-        yield (
-            f"train.objective.characters.segmenter {characters.segmenter} does not exist: "
-            "`letterpress keys train.objective.characters` says what it is"
-        )
+def _missing_networks(train: TrainConfig) -> Iterator[str]:
+    """Those that judge, where they are named by a path."""
+    rewards = train.reward.asked if train.reward else {}
+    named = {f"train.reward.{key}": name for key, name in rewards.items()}
+    characters, ocr = train.objective.characters, train.objective.ocr
+    if characters:
+        named["train.objective.characters.segmenter"] = str(characters.segmenter.absolute())
+    if ocr and ocr.recogniser:
+        named["train.objective.ocr.recogniser"] = ocr.recogniser
+    for key, name in named.items():
+        if name.startswith("/") and not Path(name).exists():
+            yield f"{key} {name} does not exist: `letterpress keys {key}` says what it is"
 
 
 def _missing_eval(recipe: Recipe) -> Iterator[str]:

@@ -68,6 +68,8 @@ def plan(recipe: Recipe, machines: Machines, images_per_s: float | None) -> str:
     ranks = replace(recipe.ranks, nodes=machines.nodes, per_node=machines.gpus_per_node)
     recipe = replace(recipe, ranks=ranks)
     check_ranks(recipe)
+    if recipe.train.reward:
+        raise ValueError("plan does not know yet what train.reward takes: leave it null")
     config, model = recipe.train, open_model(recipe.train)
     memories = stage_memories(config, model, machines.ranks)
     lines = [

@@ -1,14 +1,16 @@
 """A recipe: everything about a run in one YAML file, checked without torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.config import absolute_paths, build, read_yaml, set_key
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from trainer.config import TrainConfig, split_batch
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +52,35 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for assignment in overrides:
         set_key(data, assignment)
     recipe = absolute_paths(build(Recipe, data))
-    train, evaluation = recipe.train, recipe.eval
-    models = {"model": train.model, "model_config": train.model_config}
-    train = replace(train, **{key: _absolute(name) for key, name in models.items()})
-    if ocr := train.objective.ocr:
-        ocr = replace(ocr, recogniser=_absolute(ocr.recogniser))
-        train = replace(train, objective=replace(train.objective, ocr=ocr))
+    train, evaluation = _absolute_models(recipe.train), recipe.eval
     if evaluation:
         suites = (str(Path(s).absolute()) if Path(s).suffix else s for s in evaluation.suites)
-        networks = {key: _absolute(name) for key, name in vars(evaluation.networks).items()}
-        evaluation = replace(evaluation, suites=tuple(suites), networks=NetworksConfig(**networks))
+        networks = _absolute_names(evaluation.networks, vars(evaluation.networks))
+        evaluation = replace(evaluation, suites=tuple(suites), networks=networks)
     return replace(recipe, train=train, eval=evaluation)
 
 
 def check_ranks(recipe: Recipe) -> None:
     """ValueError if the global batch cannot be split over the recipe's ranks."""
     split_batch(recipe.train, recipe.ranks.nodes * recipe.ranks.per_node)
+
+
+def _absolute_models(train: TrainConfig) -> TrainConfig:
+    train = _absolute_names(train, ("model", "model_config"))
+    if ocr := train.objective.ocr:
+        ocr = _absolute_names(ocr, ("recogniser",))
+        train = replace(train, objective=replace(train.objective, ocr=ocr))
+    if reward := train.reward:
+        networks = _absolute_names(reward.networks, vars(reward.networks))
+        reward = replace(_absolute_names(reward, ("recogniser",)), networks=networks)
+        train = replace(train, reward=reward)
+    return train
+
+
+def _absolute_names(config: Config, keys: Iterable[str]) -> Config:
+    """The config with what these keys name absolute, where that is a path."""
+    changes = {key: _absolute(getattr(config, key)) for key in keys}
+    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def _absolute(model: str | None) -> Any:

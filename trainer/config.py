@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from trainer.data.config import DataConfig
 from trainer.deepspeed_settings import check_settings
 from trainer.objectives.config import ObjectiveConfig
+from trainer.objectives.reward_config import RewardConfig
 
 How = Literal["full", "lora", "frozen"]
 DENOISERS = ("unet",)  # the names that pipelines give the network that takes the noise away
@@ -226,6 +227,8 @@ class TrainConfig:
     lora: LoraConfig | None = None
     """Settings of the adapters; null where there are none, or for the defaults."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    reward: RewardConfig | None = None
+    """Tune by rewards, on prompts, in place of the objective; null: learn from pictures."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     ema: EmaConfig | None = None
@@ -245,6 +248,8 @@ class TrainConfig:
             raise ValueError("unet and text_encoder are both frozen: nothing would be trained")
         if "lora" not in (self.unet, self.text_encoder) and self.lora is not None:
             raise ValueError("lora has settings, but neither unet nor text_encoder is lora")
+        if self.reward:
+            _check_reward(self.reward, self)
         check_settings(self.deepspeed)
 
     def how(self, network: str) -> How:
@@ -261,6 +266,21 @@ class BatchSplit(NamedTuple):
     """Images per rank and forward pass."""
     accumulation: int
     """Forward passes per rank and optimizer step."""
+
+
+def _check_reward(reward: RewardConfig, config: TrainConfig) -> None:
+    """ValueError names what is of pictures that are learnt from, and of no use to rewards."""
+    if config.objective != ObjectiveConfig():
+        raise ValueError("reward takes the place of the objective: leave objective out")
+    if config.validation:
+        raise ValueError("validation is of the loss on pictures: with reward leave it null")
+    if config.data.cache or config.data.resolution:
+        raise ValueError(
+            "reward draws pictures of its own, reward.height x reward.width pixels: leave "
+            "data.cache and data.resolution null"
+        )
+    if reward.pull and config.text_encoder == "frozen":
+        raise ValueError("reward.pull holds a text encoder back that is frozen: leave it 0")
 
 
 def split_batch(config: TrainConfig, ranks: int) -> BatchSplit:

@@ -8,11 +8,11 @@ from trainer.config import PreviewConfig
 from trainer.distributed import World
 from trainer.learner import Learner
 from trainer.models.samplers import new_sampler
-from trainer.objectives.denoising import Denoising
+from trainer.objectives.objective import Objective
 
 
 def make_previews(
-    config: PreviewConfig | None, learner: Learner, objective: Denoising, world: World
+    config: PreviewConfig | None, learner: Learner, objective: Objective, world: World
 ) -> list[Image.Image]:
     """One picture per prompt of the recipe, on every rank; every rank must call it.
 

@@ -46,7 +46,7 @@ from trainer.masters import MASTER
 from trainer.models.dtypes import DTYPES
 from trainer.models.exports import save_export
 from trainer.models.family import Family
-from trainer.objectives.denoising import Denoising
+from trainer.objectives.objective import Objective
 from trainer.retention import remove_old
 
 FULL_DISK_BYTES = 1 << 20  # what is left when a larger write has failed
@@ -79,7 +79,7 @@ class Publisher:
         config: TrainConfig,
         world: World,
         journal: Journal,
-        objective: Denoising,
+        objective: Objective,
     ) -> None:
         self.run = run
         self.config = config

@@ -22,9 +22,12 @@ from trainer.engine import learning_rate, set_learning_rate, take_step
 from trainer.journal import BrokenLoss, Journal
 from trainer.learner import Learner, start_learner
 from trainer.models.dtypes import DTYPES
+from trainer.models.family import Family
 from trainer.models.pipeline import load_family
 from trainer.objectives.denoising import Denoising
+from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import seed_of
+from trainer.objectives.reward_tuning import RewardTuning
 from trainer.objectives.term import Loss
 from trainer.preview import make_previews
 from trainer.publish import Publisher
@@ -41,7 +44,7 @@ class Job:
     run: RunFolder
     world: World
     journal: Journal
-    objective: Denoising
+    objective: Objective
     publisher: Publisher
     samples: Samples
     validation: Validation | None
@@ -60,7 +63,7 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
             model_config=config.model_config,
         )
         cache = open_cache(config, family)  # by the weights as they are, before any is trained
-        objective = Denoising(family, config)
+        objective = open_objective(family, config)
         publisher = Publisher(run, attempt, config, world, journal, objective)
         checkpoint = _find_checkpoint(publisher, journal)
         torch.manual_seed(seed_of(config.seed, "init"))  # the same adapters on every rank
@@ -90,6 +93,11 @@ def train(config: TrainConfig, run: RunFolder, attempt: int) -> ExitCode:
         publisher.close()
         journal.beat("ended", step=learner.step)
         return code
+
+
+def open_objective(family: Family, config: TrainConfig) -> Objective:
+    """What the recipe learns by; ValueError if something for it is missing."""
+    return RewardTuning(family, config) if config.reward else Denoising(family, config)
 
 
 def _train(job: Job, learner: Learner) -> ExitCode:

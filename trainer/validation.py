@@ -16,6 +16,7 @@ from trainer.data.loader import Batch
 from trainer.data.samples import Samples
 from trainer.distributed import World
 from trainer.objectives.denoising import Denoising
+from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import seed_of
 
 
@@ -81,11 +82,12 @@ class Validation:
 
 
 def open_validation(
-    samples: Samples, config: TrainConfig, objective: Denoising, world: World
+    samples: Samples, config: TrainConfig, objective: Objective, world: World
 ) -> Validation | None:
     """The recipe's validation, if it has one; ValueError if no sample of it can be read."""
     if config.validation is None:
         return None
+    assert isinstance(objective, Denoising), "the config refuses a validation of anything else"
     batches = samples.validation_batches(config.micro_batch)
     if not batches:
         raise ValueError(

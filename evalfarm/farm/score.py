@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 import evalfarm.metrics  # noqa: F401  # registers them
-from evalfarm.config import NetworksConfig
 from evalfarm.farm.worker import worker_facts
 from evalfarm.metrics.base import Asked, Batch, Metric, Seen, get
 from evalfarm.networks import Networks
@@ -19,6 +18,7 @@ from evalfarm.references import read_picture
 from evalfarm.rows import Picture, Score
 from evalfarm.suite import Prompt
 from evalfarm.work import Look, Result
+from trainer.models.config import NetworksConfig
 
 
 class Scorer:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.networks import Networks, missing_network, short_digest
 from evalfarm.rows import Rows
+from trainer.models.config import NetworksConfig
 
 MetricType = type["Metric"]
 Value = TypeVar("Value")

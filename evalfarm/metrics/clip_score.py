@@ -13,10 +13,10 @@ own:
 Hessel et al. 2021, who named it, multiply mario's number by 2.5.
 """
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.metrics.clip_vectors import image_vectors, text_vectors
 from evalfarm.rows import Rows
+from trainer.models.config import NetworksConfig
 
 NETWORKS = {"clip": "clip", "b32": "clip_b32", "l14": "clip_l14", "mario": "clip_b32"}
 TITLES = {

@@ -9,10 +9,10 @@ the other by entry point. The longer side of a picture becomes 224 pixels, bicub
 as torchvision has it since 0.17 (`hpsv2` leaves it to torchvision), and black fills the square.
 """
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.networks import network_path
 from evalfarm.rows import Rows
+from trainer.models.config import NetworksConfig
 from trainer.models.hps import Hps as HpsNetwork
 
 NETWORKS = {"v2": "hps_v2", "v2.1": "hps_v2_1"}

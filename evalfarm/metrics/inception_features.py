@@ -1,8 +1,8 @@
 """What Inception says of a batch, made once however many metrics look at it."""
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Seen
 from evalfarm.networks import short_digest
+from trainer.models.config import NetworksConfig
 from trainer.models.inception import Inception
 from trainer.models.inception_v3 import Outputs
 

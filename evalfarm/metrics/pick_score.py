@@ -14,9 +14,9 @@ practice 17 to 24; higher is better.
 import numpy as np
 import torch
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Batch, Column, ConfiguredMetric, Seen, register
 from evalfarm.rows import Rows
+from trainer.models.config import NetworksConfig
 from trainer.models.pick_score import PickScore as PickScoreNetwork
 
 TITLES = {"diagonal": "PickScore", "matrix4": "PickScore 4×4"}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import evalfarm.metrics  # noqa: F401  # registers them
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Metric, get
 from evalfarm.results.record import Scored
 from evalfarm.results.statistics import (
@@ -23,6 +22,7 @@ from evalfarm.results.statistics import (
     whole_set,
 )
 from evalfarm.rows import Rows
+from trainer.models.config import NetworksConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 import evalfarm.metrics  # noqa: F401  # registers them
 from cluster.run_folder import read_json, write_json
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import get
 from evalfarm.results.record import Scored, labels
+from trainer.models.config import NetworksConfig
 
 KEY = "key.json"
 

@@ -111,8 +111,16 @@ def spoils_text(config: DataConfig, has_words: bool) -> str | None:
 
 def quotes_words(caption: str) -> bool:
     """Whether a caption names words that the picture shows: in quotes, of any kind."""
+    return bool(quoted_texts(caption))
+
+
+def quoted_texts(caption: str) -> list[str]:
+    """The texts that the picture of a caption shows, as they are written: in quotes, of any kind.
+
+    An apostrophe is no quote.
+    """
     quoted = r"(?<!\w)'[^']+'(?!\w)|\"[^\"]+\"|\u201c[^\u201d]+\u201d|\u2018[^\u2019]+\u2019"
-    return re.search(quoted, caption) is not None
+    return [found[1:-1].strip() for found in re.findall(quoted, caption) if found[1:-1].strip()]
 
 
 def _largest_box(source: Size, size: Size) -> Size:

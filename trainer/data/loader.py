@@ -60,7 +60,8 @@ class Batch:
     positions: list[int]
     """Places in the run's stream of samples: the seeds of their noise."""
     images: Tensor | None
-    """uint8 RGB, batch 3 height width; None where `posterior` comes from a cache."""
+    """uint8 RGB, batch 3 height width; None where `posterior` comes from a cache, and where there
+    are only prompts."""
     masks: Tensor | None
     """float, batch 1 height width: 1 where there is text; zeros for a sample that has no mask. None
     if they were not asked for."""
@@ -119,13 +120,16 @@ class Stream(Dataset[Item]):
         truth: Collection[Truth] = (),
         held_out: NDArray[np.int64] | None = None,
         cache: Cache | None = None,
+        drawn: Size | None = None,
     ) -> None:
+        """`drawn`: pictures of this size are drawn of the captions, and none are read."""
         self.shards = shards
         self.config = config
         self.seed = seed
         self.truth = truth
         self.cache = cache
-        self.sizes = shards.sizes
+        self.drawn = drawn
+        self.sizes = np.full((len(shards), 2), drawn) if drawn else shards.sizes
         self.frames = bucket_sizes(config)
         buckets = assign_buckets(self.sizes, config)
         if held_out is not None:
@@ -155,7 +159,7 @@ class Stream(Dataset[Item]):
         text = self.cache.read_text(number) if self.cache else {}
         return Item(
             position=position,
-            image=None if self.cache else self.picture(number, frame),
+            image=None if self.cache or self.drawn else self.picture(number, frame),
             posterior=self.cache.read_posterior(number, frame.flip) if self.cache else None,
             mask=self._mask(number, frame) if "masks" in self.truth else None,
             lines=self._lines(number, frame) if "lines" in self.truth else None,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trainer.config import TrainConfig
 from trainer.data.cache.reading import Cache
 from trainer.data.config import DataConfig, Truth
-from trainer.data.framing import quotes_words, spoils_text
+from trainer.data.framing import Size, quotes_words, spoils_text
 from trainer.data.loader import BROKEN, Batch, Stream, fixed_batches, open_batches
 from trainer.data.shards import ShardFolder
 
@@ -62,6 +62,7 @@ class Samples:
             truth=tuple(self.config.objective.truth),
             held_out=self.held_out,
             cache=self.cache,
+            drawn=_drawn(self.config),
         )
 
 
@@ -70,7 +71,7 @@ def open_samples(config: TrainConfig, cache: Cache | None = None) -> Samples:
 
     ValueError if there are too few to validate on, or if they lack what the recipe's loss needs.
     """
-    training = ShardFolder(config.data.path)
+    training = ShardFolder(config.data.path, pictures=config.reward is None)
     for truth, key in config.objective.truth.items():
         if not training.knows(truth):
             raise ValueError(
@@ -108,6 +109,10 @@ def chosen(samples: int, count: int, most: float) -> NDArray[np.int64]:
             "another folder in train.validation.path"
         )
     return np.sort(np.random.default_rng(0x76616C).permutation(samples)[:count])
+
+
+def _drawn(config: TrainConfig) -> Size | None:
+    return Size(config.reward.width, config.reward.height) if config.reward else None
 
 
 def _warning(config: DataConfig, shards: ShardFolder) -> str | None:

@@ -103,6 +103,18 @@ class Family(ABC):
         top and left of the crop, height and width of what is seen.
         """
 
+    def predict(
+        self,
+        noised: Tensor,
+        timesteps: Tensor,
+        captions: TokenIds | Conditioning,
+        sizes: Tensor,
+    ) -> Tensor:
+        """`denoise`, of captions that are not encoded yet or are; gradients pass."""
+        if not isinstance(captions, Conditioning):
+            captions = self.encode_tokens(captions)
+        return self.denoise(noised, timesteps, captions, sizes)
+
     @property
     @abstractmethod
     def web_ui_names(self) -> WebUiNames:

@@ -1,10 +1,15 @@
 """What is trained, as one module for one engine."""
 
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
 
 from trainer.config import LoraConfig, TrainConfig
-from trainer.models.family import Conditioning, Family, TokenIds
+from trainer.models.family import Family
 from trainer.models.lora import add_lora
+
+Answer = TypeVar("Answer")
 
 
 class Trained(nn.Module):
@@ -16,7 +21,6 @@ class Trained(nn.Module):
 
     def __init__(self, family: Family, config: TrainConfig) -> None:
         super().__init__()
-        self._family = (family,)  # in a tuple: its frozen networks are none of our submodules
         for name, network in family.networks.items():
             if config.how(name) == "frozen":
                 continue
@@ -28,21 +32,12 @@ class Trained(nn.Module):
             self.add_module(name, network)
         self.train()
 
-    def forward(
-        self,
-        noised: Tensor,
-        timesteps: Tensor,
-        captions: TokenIds | Conditioning,
-        sizes: Tensor,
-    ) -> Tensor:
-        """The denoiser's answer, of the shape of `noised` (batch channels h w).
+    def forward(self, compute: Callable[..., Answer], *arguments: Any) -> Answer:
+        """What `compute` makes of the arguments, whatever trained networks it asks on the way.
 
-        Captions are tokens if their encoders are trained (see `Denoising`), else embeddings.
+        So an engine sees one forward pass, whether a network is asked once or ten times in it.
         """
-        (family,) = self._family
-        if not isinstance(captions, Conditioning):
-            captions = family.encode_tokens(captions)
-        return family.denoise(noised, timesteps, captions, sizes)
+        return compute(*arguments)
 
 
 def _targets(name: str, family: Family, config: LoraConfig) -> tuple[str, ...]:

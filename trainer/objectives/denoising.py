@@ -18,6 +18,7 @@ from trainer.objectives.noising import (
     offset_noise,
     schedule_of,
 )
+from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import draw
 from trainer.objectives.term import Denoised, Loss, Said
 from trainer.objectives.terms import gradient_shares, open_terms, said_by, sample_weights
@@ -25,7 +26,7 @@ from trainer.objectives.terms import gradient_shares, open_terms, said_by, sampl
 DENOISING = "denoising"  # the name of the loss that is always there
 
 
-class Denoising:
+class Denoising(Objective):
     """Squared error between what the network predicts and what it should, weighted and masked."""
 
     def __init__(self, family: Family, config: TrainConfig) -> None:
@@ -41,10 +42,7 @@ class Denoising:
         self._channels_last = config.speed.channels_last
 
     def __call__(self, trained: Any, batch: Batch, step: int) -> Loss:
-        """The loss of one forward pass of `trained` (an engine, or the plain networks).
-
-        `step` is the number of the optimizer step that it is for, from 0.
-        """
+        """The recipe's terms on a batch's pictures with noise of their own."""
         draws = draw(
             batch.positions,
             seed=self.seed,
@@ -75,7 +73,7 @@ class Denoising:
         if self._channels_last:
             shown = shown.contiguous(memory_format=torch.channels_last)
         told, sizes = self.schedule.told[timesteps], batch.sizes.to(latents.device)
-        predicted = trained(shown, told, captions, sizes)
+        predicted = trained(self.family.predict, shown, told, captions, sizes)
         return Denoised(
             schedule=self.schedule,
             prediction=self.prediction,
@@ -125,10 +123,7 @@ class Denoising:
         return losses
 
     def nothing(self, trained: Any, batch: Batch, step: int) -> Loss:
-        """A loss of 0 from a forward pass on blank latents, in place of one that is broken.
-
-        It has the same scalars as any other of its step: the ranks average them together.
-        """
+        """A loss of 0 from a forward pass on blank latents."""
         blank = torch.zeros(len(batch.positions), *self.latent_shape(batch))
         latents = blank.to(self.family.device)
         timesteps = torch.zeros(len(batch.positions), dtype=torch.int64)
@@ -139,14 +134,6 @@ class Denoising:
         return Loss(
             total=zero, scalars=_scalars(zeros, zeros if self._measures_shares(step) else {})
         )
-
-    def long_captions(self, batch: Batch) -> tuple[list[str], int]:
-        """Captions whose end the text encoder does not read, and how many tokens it reads."""
-        limit = int(self.family.tokenizers[0].model_max_length)
-        # A token is a byte at least, and tokenising takes longer than looking.
-        candidates = [caption for caption in batch.captions if len(caption.encode()) > limit - 2]
-        lengths = self.family.count_tokens(candidates) if candidates else []
-        return [c for c, n in zip(candidates, lengths, strict=True) if n > limit], limit
 
     def latent_shape(self, batch: Batch) -> tuple[int, int, int]:
         """Channels, height and width of a batch's latents; ValueError if the model takes none."""

@@ -58,6 +58,17 @@ def draw(
     )
 
 
+def first_noise(
+    positions: Sequence[int], *, seed: int, latent_shape: tuple[int, int, int]
+) -> Tensor:
+    """What pictures at `positions` are drawn from: standard normal, batch channels height width."""
+    noise = torch.empty(len(positions), *latent_shape)
+    for row, position in enumerate(positions):
+        generator = torch.Generator().manual_seed(seed_of(seed, position))
+        noise[row] = torch.randn(latent_shape, generator=generator)
+    return noise
+
+
 def seed_of(*parts: int | str) -> int:
     """A seed for each combination; hashed, since like seeds must not give like noise."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()

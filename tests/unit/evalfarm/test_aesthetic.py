@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.aesthetic import Aesthetic
 from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.clip_score import ClipScore
 from evalfarm.networks import Networks
 from trainer.models.aesthetic import AestheticHead
 from trainer.models.clip import Clip
+from trainer.models.config import NetworksConfig
 
 IMAGES = [Image.new("RGB", (96, 32), colour) for colour in ("red", "white", "black")]
 

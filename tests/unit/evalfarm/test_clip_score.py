@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.clip_score import ClipScore
 from evalfarm.networks import Networks
 from evalfarm.rows import NO_ROWS
 from tests.unit.evalfarm.conftest import rows_of
 from trainer.models.clip import Clip
+from trainer.models.config import NetworksConfig
 from trainer.models.digest import weights_digest
 
 

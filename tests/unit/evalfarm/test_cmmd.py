@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics import cmmd
 from evalfarm.metrics.base import Asked, Batch, get
 from evalfarm.networks import Networks
 from tests.unit.evalfarm.conftest import rows_of
 from trainer.models.clip import Clip
+from trainer.models.config import NetworksConfig
 
 
 def unit_vectors(seed: int, n: int) -> np.ndarray:  # type: ignore[type-arg]

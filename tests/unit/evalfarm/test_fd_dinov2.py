@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch, get
 from evalfarm.networks import Networks
 from tests.unit.evalfarm.conftest import rows_of
+from trainer.models.config import NetworksConfig
 from trainer.models.digest import weights_digest
 from trainer.models.dinov2 import Dinov2
 

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.frechet import Frechet
 from evalfarm.metrics.frechet_distance import Gaussian, distance_to, frechet_distance, gaussian
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import SUITE, rows_of
+from trainer.models.config import NetworksConfig
 
 Features = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.hps import Hps
 from evalfarm.networks import Networks
 from tests.unit.trainer.test_hps import new_reference
+from trainer.models.config import NetworksConfig
 from trainer.models.hps import Hps as HpsNetwork
 
 IMAGES = [Image.radial_gradient("L").convert("RGB"), Image.new("RGB", (96, 32), "red")]

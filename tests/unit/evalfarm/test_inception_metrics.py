@@ -11,7 +11,7 @@ from PIL import Image
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.farm.score import Scorer
 from evalfarm.metrics.base import Asked, Batch, column_key, get
@@ -21,6 +21,7 @@ from evalfarm.networks import Networks
 from evalfarm.work import Look
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import SUITE, rows_of
+from trainer.models.config import NetworksConfig
 from trainer.models.digest import weights_digest
 from trainer.models.inception import Inception
 

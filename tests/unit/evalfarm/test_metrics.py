@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import evalfarm.metrics as metrics
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics import base, lpips
 from evalfarm.metrics.base import column_key, get
+from trainer.models.config import NetworksConfig
 
 
 @pytest.mark.parametrize("name", metrics.__all__)

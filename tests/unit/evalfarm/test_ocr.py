@@ -8,7 +8,6 @@ import pytest
 from paddleocr import PaddleOCR
 from PIL import Image, ImageDraw, ImageFont
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch
 from evalfarm.metrics.ocr import Ocr
 from evalfarm.metrics.reading import f1
@@ -16,6 +15,7 @@ from evalfarm.networks import Networks
 from evalfarm.rows import NO_ROWS
 from evalfarm.suite import quoted_words
 from tests.unit.evalfarm.conftest import rows_of
+from trainer.models.config import NetworksConfig
 from trainer.models.ocr import DETECTION, RECOGNITION, Line, OcrReader, model_folder
 
 OCR = Ocr("ppocrv6-small", NetworksConfig())

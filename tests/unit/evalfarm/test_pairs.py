@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch, Metric, get
 from evalfarm.metrics.pairs import pixel_pairs
 from evalfarm.networks import Networks
@@ -16,6 +15,7 @@ from evalfarm.rows import NO_ROWS
 from tests.peers import peer
 from tests.unit.evalfarm.conftest import rows_of
 from tests.unit.trainer.test_lpips import save_trunk
+from trainer.models.config import NetworksConfig
 
 SPECS = ("ssim", "psnr", "lpips/alex", "lpips/vgg")
 

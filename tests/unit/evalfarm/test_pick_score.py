@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.metrics.base import Asked, Batch, Seen
 from evalfarm.metrics.pick_score import PickScore
 from evalfarm.networks import Networks
 from evalfarm.rows import NO_ROWS, Rows
 from trainer.models.clip import Clip
+from trainer.models.config import NetworksConfig
 from trainer.models.pick_score import PickScore as PickScoreNetwork
 
 COLOURS = ("red", "white", "black", "blue", "green", "gray")

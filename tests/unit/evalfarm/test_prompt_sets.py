@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.results.results import summarize
 from evalfarm.rows import Checkpoint, Picture, Score
 from evalfarm.suite import Suite
 from evalfarm.suite_files import load_suite, read_suite, suite_names
 from tests.unit.trainer.sources import REAL_SAMPLES, needs_real_samples
+from trainer.models.config import NetworksConfig
 
 METRICS = "metrics: [ocr]"
 

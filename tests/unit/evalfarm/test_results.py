@@ -9,7 +9,7 @@ from PIL import Image
 
 from cluster.run_folder import RunFolder, write_json
 from cluster.table import results_table
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.evaluation import Evaluation
 from evalfarm.report.report import write_reports
 from evalfarm.results.results import summarize
@@ -20,6 +20,7 @@ from evalfarm.suite import Prompt
 from evalfarm.work import Generate, Look
 from tests.unit.evalfarm.conftest import SUITE, ocr_key, write_checkpoint
 from trainer.early_stop import read_series
+from trainer.models.config import NetworksConfig
 
 
 def test_failed_pictures_are_counted_and_their_error_is_told(evaluation: Evaluation) -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from evalfarm.config import NetworksConfig
 from evalfarm.farm.score import Scorer
 from evalfarm.metrics.base import get
 from evalfarm.rows import Picture
 from evalfarm.suite import Prompt
 from evalfarm.work import Look
+from trainer.models.config import NetworksConfig
 from trainer.models.ocr import Line
 
 

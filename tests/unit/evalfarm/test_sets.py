@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evalfarm.config import NetworksConfig
 from evalfarm.ledger import Ledger
 from evalfarm.metrics.base import get
 from evalfarm.rows import NO_ROWS, Rows, Score
 from tests.unit.evalfarm.conftest import rows_of
+from trainer.models.config import NetworksConfig
 
 TO_REAL_PICTURES = ("frechet", "fid/clean", "fid/mario", "kid", "cmmd", "fd_dinov2")
 PICTURES, DIM, SAMPLES = 60, 24, 2

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from evalfarm.config import EvalConfig, NetworksConfig
+from evalfarm.config import EvalConfig
 from evalfarm.suite_files import suite_names
 from evalfarm.suite_table import suite_table
+from trainer.models.config import NetworksConfig
 
 METRICS = ("ocr", "clip_score", "frechet")
 

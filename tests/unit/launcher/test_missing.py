@@ -54,6 +54,24 @@ def test_a_single_file_and_its_configs_are_looked_for_too(missing: Missing, tmp_
     assert missing(*keys) == []
 
 
+def test_a_network_of_a_reward_is_looked_for_and_one_that_no_reward_asks_is_not(
+    missing: Missing, tmp_path: Path
+) -> None:
+    publish_shards(tmp_path / "data" / "mini")
+    keys = [
+        f"train.model={CHECKOUT / 'assets' / 'mini'}",
+        "train.objective.caption_dropout=0",
+        "train.reward.rewards={clip: 1}",
+        "train.reward.networks.clip=./clip",
+        "train.reward.networks.vgg16=./vgg16",
+        "train.reward.recogniser=./ocr",
+    ]
+    (line,) = missing(*keys)
+    assert line.startswith(f"train.reward.networks.clip {tmp_path}/clip does not exist: `letterp")
+    lines = missing(*keys, "train.reward.watched=[ocr]")
+    assert lines[1].startswith(f"train.reward.recogniser {tmp_path}/ocr does not exist")
+
+
 def test_data_that_nothing_builds_must_be_there(missing: Missing, tmp_path: Path) -> None:
     (line,) = missing()
     assert f"train.data.path {tmp_path}/data/mini holds no indexed shards" in line
@@ -104,7 +122,7 @@ def test_the_networks_of_the_loss_are_looked_for_too(missing: Missing, tmp_path:
     (line,) = missing("train.objective.characters.segmenter=segmenter.pth")
     assert line == (
         f"train.objective.characters.segmenter {tmp_path}/segmenter.pth does not exist: "
-        "`letterpress keys train.objective.characters` says what it is"
+        "`letterpress keys train.objective.characters.segmenter` says what it is"
     )
     Path("segmenter.pth").touch()
     assert missing("train.objective.characters.segmenter=segmenter.pth") == []

@@ -216,6 +216,12 @@ def test_a_page_tells_what_to_change_so_that_it_fits() -> None:
     assert "1.1 h at 4 pictures/s" in plan(recipe, ONE, 4.0)
 
 
+def test_what_rewards_take_is_not_guessed() -> None:
+    changes = ["train.objective.caption_dropout=0", "train.reward.rewards={ocr: 1}"]
+    with pytest.raises(ValueError, match=r"plan does not know yet what train\.reward takes"):
+        plan(load_recipe(MINI, changes), ONE, None)
+
+
 def test_an_own_bucket_size_counts(model: Model, tiny_model: Path) -> None:
     settings = {"zero_optimization": {"reduce_bucket_size": 1000}}
     config = train_config(tiny_model, device="cuda", precision="bf16")

@@ -16,6 +16,8 @@ PUBLISHED = {  # ranks, and the images of a forward pass and the passes of a ste
     "unsplash_full": (1, (1, 4)),
     "wikiart_lora": (1, (1, 1)),
     "laion_full": (256, (4, 2)),
+    "textcraftor_text": (64, (4, 1)),
+    "textcraftor_unet": (64, (1, 4)),
 }
 
 

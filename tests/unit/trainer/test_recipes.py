@@ -18,6 +18,7 @@ from launcher.recipe import Recipe, load_recipe
 from tests.conftest import CHECKOUT
 from tests.unit.trainer.sources import picture, write_download
 from tests.unit.trainer.test_mario import write_sample
+from tests.unit.trainer.test_rewards import write_networks
 from trainer.data.build import build
 from trainer.models.pipeline import load_pipeline
 
@@ -29,7 +30,14 @@ FAMILY_OF = {
     "unsplash_full": "sd1",
     "wikiart_lora": "turbo",
     "laion_full": "sd1",
+    "textcraftor_text": "sd1",
+    "textcraftor_unet": "sd1",
+    "spell_reward": "sd1",
+    "spell_reward_mini": "sd1",
 }
+BY_REWARD = tuple(name for name in FAMILY_OF if name.startswith(("textcraftor", "spell")))
+DRAWN_PX = 32
+ASKED = ("clip", "clip_l14", "aesthetic", "pick_score", "hps_v2", "hps_v2_1")
 GOOD = {"original_width": 512, "original_height": 600, "aesthetic": 5.1, "pwatermark": 0.2}
 POOR = [{"original_width": 500}, {"aesthetic": 4.9}, {"pwatermark": 0.6}, {"pwatermark": None}]
 
@@ -49,11 +57,11 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[str], Path], tiny_model: Path
 ) -> dict[str, Trained]:
     """Every recipe by its file's name, trained by one process."""
     root = tmp_path_factory.mktemp("recipes")
-    sources = _write_sources(root)
+    sources = _write_sources(root) | _write_prompts(root, tiny_model / "clip")
     runs: dict[str, Trained] = {}
     for name, family in FAMILY_OF.items():
         changes = {
@@ -101,6 +109,24 @@ def _write_sources(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def _write_prompts(root: Path, clip: Path) -> dict[str, dict[str, Any]]:
+    """Prompts and tiny networks for each recipe that is tuned by rewards."""
+    (root / "prompts.csv").write_text("prompt,raw_data\na cat,{}\n,{}\na sign 'hi',{}\na cat,{}\n")
+    networks = vars(write_networks(root, clip))
+    changes: dict[str, Any] = {
+        "data.resolution": "null",
+        "global_batch": 2,
+        "micro_batch": 2,
+        "reward.sampler_steps": 2,
+        "reward.grad_steps": 1,
+        "reward.height": DRAWN_PX,
+        "reward.width": DRAWN_PX,
+        **{f"reward.networks.{name}": path for name, path in networks.items() if name in ASKED},
+    }
+    prompts = {"data.prompts.path": root / "prompts.csv"}
+    return {n: changes | ({} if n == "spell_reward_mini" else prompts) for n in BY_REWARD}
+
+
 def _train(runs: list[RunFolder], folder: Path) -> None:
     """Train one run after the other on one rank, whose log lies in `folder`."""
     rank = RunFolder(folder)
@@ -119,9 +145,10 @@ def test_a_recipe_trains_and_its_export_is_ready_for_diffusers(
     assert len(done.losses) == STEPS
     assert all(map(math.isfinite, done.losses))
     export = verify(done.run.export(STEPS))
-    whole = name.endswith("_full")
+    config = done.recipe.train
+    whole = "full" in (config.unet, config.text_encoder)
     assert export["kind"] == ("full" if whole else "lora")
-    assert export["weights"] == ("ema" if whole else "master")
+    assert export["weights"] == ("ema" if config.ema else "master")
     pipeline: Any = load_pipeline(done.run.export(STEPS))
     if not whole:
         adapter = pipeline.unet.peft_config["default_0"]
@@ -165,3 +192,33 @@ def test_early_stopping_finds_the_loss_of_each_epoch(trained: dict[str, Trained]
     run = trained["wikiart_lora"].run
     history = verify(run.checkpoint(STEPS))["history"]
     assert list(history["train_loss"]) == [str(STEPS)]
+
+
+@pytest.mark.parametrize("name", BY_REWARD)
+def test_a_recipe_by_rewards_logs_what_it_climbs_and_what_it_watches(
+    name: str, trained: dict[str, Trained]
+) -> None:
+    reward = trained[name].recipe.train.reward
+    assert reward is not None
+    lines = trained[name].run.attempt(0).events.read_text().splitlines()
+    steps = [event for event in map(json.loads, lines) if event["event"] == "step"]
+    for asked in (*reward.rewards, *reward.watched):
+        assert all(step[f"reward_{asked}"] for step in steps if step[f"judged_{asked}"]), asked
+    assert any(step[f"judged_{asked}"] for step in steps for asked in reward.rewards)
+
+
+def test_the_two_stages_of_textcraftor_differ_in_what_learns(trained: dict[str, Trained]) -> None:
+    first, second = (trained[f"textcraftor_{name}"].recipe.train for name in ("text", "unet"))
+    assert (first.unet, first.text_encoder) == ("frozen", "full")
+    assert (second.unet, second.text_encoder) == ("full", "frozen")
+    assert first.reward is not None
+    assert second.reward is not None
+    assert first.reward.rewards == second.reward.rewards
+
+
+def test_open_prompts_are_dropped_where_they_are_empty_or_repeated(
+    trained: dict[str, Trained],
+) -> None:
+    (source,) = verify(trained["textcraftor_text"].recipe.train.data.path)["sources"]
+    assert source["samples"] == 2
+    assert source["left_out"] == {"empty": 1, "repeated": 1}

@@ -1,0 +1,116 @@
+"""How surely a recogniser reads in a picture what its prompt quotes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.data.framing import quoted_texts
+from trainer.models.recogniser import Recogniser, padded
+from trainer.models.rgb import resize
+from trainer.objectives.rewards.reward import Judged
+
+Classes = tuple[int, ...]
+"""Of a recogniser, that count as the same character."""
+FindLines = Callable[[Tensor, int], list[Tensor]]
+"""The lines in a picture, RGB 3 height width, upright and so high: each 3 height width."""
+
+
+class OcrReward:
+    """The log-likelihood of the quoted texts by CTC (Graves et al. 2006), per character: at most 0.
+
+    Upper case is as good as lower case. Of several texts it is the mean, each in the line where it
+    is read best. Where no line is found, the whole picture is read as one: else a picture without
+    any text would be worth more than one that is misspelt.
+    """
+
+    def __init__(self, recogniser: Recogniser, find_lines: FindLines | None) -> None:
+        """`find_lines` None: the whole picture is one line."""
+        self.recogniser = recogniser
+        self.find_lines = find_lines
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Judged:
+        """One by one: what a picture is padded to would depend on those beside it."""
+        values, counts = [], Counter[str]()
+        for picture, prompt in zip(pixels, prompts, strict=True):
+            values.append(self._value(picture, prompt, counts))
+        judged = torch.tensor([value is not None for value in values], device=pixels.device)
+        zero = pixels.new_zeros((), dtype=torch.float32)
+        return Judged(torch.stack([zero if v is None else v for v in values]), judged, counts)
+
+    def _value(self, picture: Tensor, prompt: str, counts: Counter[str]) -> Tensor | None:
+        """What a picture is worth; None, and counted, if that cannot be said."""
+        texts = [self._classes(text) for text in quoted_texts(prompt)]
+        if not texts or not all(map(all, texts)):
+            counts["outside_list" if texts else "no_quoted_words"] += 1
+            return None
+        readings = [self._read(line) for line in self._lines(picture, counts)]
+        best = [_best(text, readings) for text in texts]
+        found = [value for value in best if value is not None]
+        if len(found) < len(best):
+            counts["too_long"] += 1
+            return None
+        return torch.stack(found).mean()
+
+    def _classes(self, text: str) -> list[Classes]:
+        """What each character may be read as: the farm's metrics do not tell its case either."""
+        forms = [dict.fromkeys((one, one.lower(), one.upper())) for one in text]
+        codes = [[self.recogniser.encode(form) or [] for form in these] for these in forms]
+        return [tuple(code[0] for code in these if len(code) == 1) for these in codes]
+
+    def _lines(self, picture: Tensor, counts: Counter[str]) -> list[Tensor]:
+        high = self.recogniser.height_px
+        if self.find_lines:
+            if lines := self.find_lines(picture, high):
+                return lines
+            counts["no_line_found"] += 1
+        height, width = picture.shape[1:]
+        return [resize(picture[None], high, max(1, round(width * high / height)))[0]]
+
+    def _read(self, line: Tensor) -> Tensor:
+        crops = padded([line], self.recogniser.height_px)
+        log_probabilities: Tensor = self.recogniser(crops).log_probabilities[0]
+        return log_probabilities
+
+
+def log_likelihood(log_probabilities: Tensor, text: Sequence[Classes]) -> Tensor | None:
+    """Of a text under a reading (times classes; class 0 is blank); None if it has too few times.
+
+    On the CPU: the gradient that torch computes on a GPU differs from run to run.
+    """
+    times, repeated = (
+        len(log_probabilities),
+        sum(one == next_one for one, next_one in pairwise(text)),
+    )
+    if len(text) + repeated > times:
+        return None
+    kinds = list(dict.fromkeys(text))
+    loss = F.ctc_loss(
+        _merged(log_probabilities.float().cpu(), kinds),
+        torch.tensor([1 + kinds.index(one) for one in text]),
+        torch.tensor(times),
+        torch.tensor(len(text)),
+        reduction="sum",
+    )
+    return -loss.to(log_probabilities.device)
+
+
+def _merged(log_probabilities: Tensor, kinds: Sequence[Classes]) -> Tensor:
+    """Blank, each of these kinds as one class, and all the rest as one: times classes.
+
+    The rest is never asked for, but torch's gradient is right only where all add up to 1.
+    """
+    rest = log_probabilities.clone()
+    rest[:, [0, *(one for kind in kinds for one in kind)]] = -torch.inf
+    columns = [log_probabilities[:, list(kind)].logsumexp(dim=-1) for kind in kinds]
+    return torch.stack([log_probabilities[:, 0], *columns, rest.logsumexp(dim=-1)], dim=-1)
+
+
+def _best(text: Sequence[Classes], readings: Sequence[Tensor]) -> Tensor | None:
+    """The likelihood per character of a text in the line where it is highest."""
+    found = [log_likelihood(reading, text) for reading in readings]
+    there = [value / len(text) for value in found if value is not None]
+    return torch.stack(there).max() if there else None
