@@ -1,6 +1,7 @@
 """PP-OCR's text recogniser in torch: what a line of text says, with the gradient to its pixels."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ from trainer.models.recogniser_transformers import read_transformers
 from trainer.models.rgb import normalize
 
 BLANK = 0
-LEAST_SHAPE = (48, 320)
-"""Height and width: PaddleOCR pads a line that is shorter for its height."""
 GREY = 0.5
+WIDTH_STEP_PX = 32
+"""Crops are padded to a multiple of it. PaddleOCR pads to 320 at least; drawn words are read as
+well without that (120 of 120), and the gradient takes 0.6 of the time."""
 
 
 class Reading(NamedTuple):
@@ -109,11 +111,21 @@ def load_recogniser(path: str | None) -> Recogniser:
     return Recogniser(_read(path))
 
 
-def padded(crops: Sequence[Tensor], height_px: int) -> Tensor:
-    """Crops, 3 height_px width, as a batch: grey to the right, as PaddleOCR pads."""
-    least = LEAST_SHAPE[1] * height_px // LEAST_SHAPE[0]
-    width = max([least, *(crop.shape[-1] for crop in crops)])
-    return torch.stack([F.pad(crop, (0, width - crop.shape[-1]), value=GREY) for crop in crops])
+def in_batches(crops: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+    """Crops, 3 height_px width, in batches of one width, each with their numbers.
+
+    They are grey to the right. None is padded for another's sake: what is read in it does not hang
+    on those beside it.
+    """
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, crop in enumerate(crops):
+        groups[-(-crop.shape[-1] // WIDTH_STEP_PX) * WIDTH_STEP_PX].append(number)
+    for width, numbers in groups.items():
+        group = [crops[number] for number in numbers]
+        yield (
+            numbers,
+            torch.stack([F.pad(crop, (0, width - crop.shape[-1]), value=GREY) for crop in group]),
+        )
 
 
 def _read(path: str | None) -> RecogniserFiles:

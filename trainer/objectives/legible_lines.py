@@ -1,6 +1,6 @@
 """Lines of text as a frozen recogniser reads them in pictures, and which of them it can read."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.loader import TextLine
-from trainer.models.recogniser import Reading, Recogniser, padded
+from trainer.models.recogniser import Reading, Recogniser, in_batches
 from trainer.objectives.line_crops import Place, crop_line, fault_of, place_of
 
 
@@ -55,16 +55,12 @@ def read_lines(
 ) -> Iterator[tuple[list[int], Reading]]:
     """What the recogniser makes of lines in pictures (3 height width, by row), and their numbers.
 
-    Those of one width come together: so none is padded by more than it would be alone, and what is
-    read in it does not hang on the others.
+    Those of one width come together.
     """
     height_px = recogniser.height_px
     crops = [crop_line(pictures[line.row], line.place, height_px) for line in lines]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, crop in enumerate(crops):
-        groups[padded([crop], height_px).shape[-1]].append(number)
-    for numbers in groups.values():
-        yield numbers, recogniser(padded([crops[number] for number in numbers], height_px))
+    for numbers, batch in in_batches(crops):
+        yield numbers, recogniser(batch)
 
 
 @torch.no_grad()

@@ -162,7 +162,7 @@ def test_the_right_answer_has_the_features_of_the_original_and_its_text(
         [0] * 3, abs=1e-9
     )
     read = Stripes()(
-        F.pad(picture("RGB")[None, :, 8:24, 8:88] / 255, (0, 26), value=0.5)[..., ::2, ::2]
+        F.pad(picture("RGB")[None, :, 8:24, 8:88] / 255, (0, 48), value=0.5)[..., ::2, ::2]
     )
     (expected,) = ctc_per_step(read.log_probabilities, [[1, 2, 3]])
     said = OcrLoss(plain, TEXT)(right, batch)
@@ -199,8 +199,8 @@ def test_the_text_is_what_the_original_shows_whatever_its_case(plain: Family, ba
     [
         (line("RG"), "unreadable"),
         (line("RXB"), "outside_list"),
-        (line("RGB" * 5), "too_long"),  # 15 letters in 13 steps
-        (line("R" * 8), "too_long"),  # and 7 blanks between them
+        (line("RGB" * 6), "too_long"),  # 18 letters in 16 steps
+        (line("R" * 9), "too_long"),  # and 8 blanks between them
         (line(" "), "empty"),
         (line("RGB", BOX * 0.1), "too_small"),
         (line("RGB", BOX[::-1]), "degenerate"),

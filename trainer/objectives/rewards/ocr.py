@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.data.framing import quoted_texts
-from trainer.models.recogniser import Recogniser, padded
+from trainer.models.recogniser import Recogniser, in_batches
 from trainer.models.rgb import resize
 from trainer.objectives.rewards.reward import Judged
 
@@ -33,27 +33,27 @@ class OcrReward:
         self.find_lines = find_lines
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Judged:
-        """One by one: what a picture is padded to would depend on those beside it."""
+        """How surely each picture's lines say what its prompt quotes."""
         values, counts = [], Counter[str]()
-        for picture, prompt in zip(pixels, prompts, strict=True):
-            values.append(self._value(picture, prompt, counts))
+        asked = [self._texts(prompt, counts) for prompt in prompts]
+        lines = [
+            self._lines(picture, counts) if texts else []
+            for picture, texts in zip(pixels, asked, strict=True)
+        ]
+        readings = iter(self._read([line for of_picture in lines for line in of_picture]))
+        for texts, of_picture in zip(asked, lines, strict=True):
+            values.append(_value(texts, [next(readings) for _ in of_picture], counts))
         judged = torch.tensor([value is not None for value in values], device=pixels.device)
         zero = pixels.new_zeros((), dtype=torch.float32)
         return Judged(torch.stack([zero if v is None else v for v in values]), judged, counts)
 
-    def _value(self, picture: Tensor, prompt: str, counts: Counter[str]) -> Tensor | None:
-        """What a picture is worth; None, and counted, if that cannot be said."""
+    def _texts(self, prompt: str, counts: Counter[str]) -> list[list[Classes]]:
+        """What a prompt quotes; nothing, and counted, if that cannot be read."""
         texts = [self._classes(text) for text in quoted_texts(prompt)]
-        if not texts or not all(map(all, texts)):
-            counts["outside_list" if texts else "no_quoted_words"] += 1
-            return None
-        readings = [self._read(line) for line in self._lines(picture, counts)]
-        best = [_best(text, readings) for text in texts]
-        found = [value for value in best if value is not None]
-        if len(found) < len(best):
-            counts["too_long"] += 1
-            return None
-        return torch.stack(found).mean()
+        if texts and all(map(all, texts)):
+            return texts
+        counts["outside_list" if texts else "no_quoted_words"] += 1
+        return []
 
     def _classes(self, text: str) -> list[Classes]:
         """What each character may be read as: the farm's metrics do not tell its case either."""
@@ -70,10 +70,12 @@ class OcrReward:
         height, width = picture.shape[1:]
         return [resize(picture[None], high, max(1, round(width * high / height)))[0]]
 
-    def _read(self, line: Tensor) -> Tensor:
-        crops = padded([line], self.recogniser.height_px)
-        log_probabilities: Tensor = self.recogniser(crops).log_probabilities[0]
-        return log_probabilities
+    def _read(self, lines: Sequence[Tensor]) -> list[Tensor]:
+        """The log probabilities of each line: times classes."""
+        found: dict[int, Tensor] = {}
+        for numbers, batch in in_batches(lines):
+            found |= zip(numbers, self.recogniser(batch).log_probabilities, strict=True)
+        return [found[number] for number in range(len(lines))]
 
 
 def log_likelihood(log_probabilities: Tensor, text: Sequence[Classes]) -> Tensor | None:
@@ -107,6 +109,17 @@ def _merged(log_probabilities: Tensor, kinds: Sequence[Classes]) -> Tensor:
     rest[:, [0, *(one for kind in kinds for one in kind)]] = -torch.inf
     columns = [log_probabilities[:, list(kind)].logsumexp(dim=-1) for kind in kinds]
     return torch.stack([log_probabilities[:, 0], *columns, rest.logsumexp(dim=-1)], dim=-1)
+
+
+def _value(
+    texts: Sequence[Sequence[Classes]], readings: Sequence[Tensor], counts: Counter[str]
+) -> Tensor | None:
+    """What a picture is worth; None if that cannot be said, counted if it is not yet."""
+    best = [_best(text, readings) for text in texts]
+    found = [value for value in best if value is not None]
+    if len(found) < len(best):
+        counts["too_long"] += 1
+    return torch.stack(found).mean() if found and len(found) == len(best) else None
 
 
 def _best(text: Sequence[Classes], readings: Sequence[Tensor]) -> Tensor | None:
