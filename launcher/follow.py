@@ -98,6 +98,9 @@ def _training(attempt: AttemptFolder) -> str:
     broken = sum(beat.get("broken_samples", 0) for beat in beats)
     if broken:
         text += f"  {broken} samples cannot be read: see the ranks' logs"
+    left_out = sum(n for beat in beats for n in beat.get("left_out", {}).values())
+    if left_out:
+        text += f"  {left_out} times the objective could not judge: see the ranks' logs"
     return text
 
 

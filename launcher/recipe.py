@@ -85,6 +85,7 @@ def _absolute_names(config: Config, keys: Iterable[str]) -> Config:
 
 def _absolute(model: str | None) -> Any:
     """A path from the root; a hub name as it is."""
-    if model is not None and (Path(model).exists() or model.startswith((".", "/", "~"))):
-        return str(Path(model).absolute())
+    path = Path(model).expanduser() if model is not None else None
+    if model is not None and path and (path.exists() or model.startswith((".", "/", "~"))):
+        return str(path.absolute())
     return model

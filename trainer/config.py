@@ -250,6 +250,8 @@ class TrainConfig:
             raise ValueError("lora has settings, but neither unet nor text_encoder is lora")
         if self.reward:
             _check_reward(self.reward, self)
+        if self.validation is None:
+            _check_metrics(self)
         check_settings(self.deepspeed)
 
     def how(self, network: str) -> How:
@@ -266,6 +268,20 @@ class BatchSplit(NamedTuple):
     """Images per rank and forward pass."""
     accumulation: int
     """Forward passes per rank and optimizer step."""
+
+
+def _check_metrics(config: TrainConfig) -> None:
+    """ValueError if something waits for a validation loss that nobody measures."""
+    asked = {
+        "early_stop": config.early_stop and config.early_stop.metric,
+        "keep": config.keep.metric if config.keep.best else None,
+    }
+    for key, metric in asked.items():
+        if metric == "validation_loss":
+            raise ValueError(
+                f"{key}.metric is validation_loss, and validation is null: set validation, or "
+                f"{key}.metric to train_loss or a farm's metric, such as mini/ocr_f1"
+            )
 
 
 def _check_reward(reward: RewardConfig, config: TrainConfig) -> None:

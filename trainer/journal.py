@@ -129,11 +129,11 @@ class Journal:
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to this rank's counts of what could not be learnt from, by why."""
-        for name, number in counts.items():
-            if number and name not in self._counts:
-                log.warning("left out of the loss, and counted from here on: %s", name)
-            self._counts[name] += number
-        if any(counts.values()):
+        found = {name: number for name, number in counts.items() if number}
+        for name in found.keys() - self._counts.keys():
+            log.warning("could not be judged, or not as it should, and is counted: %s", name)
+        self._counts.update(found)
+        if found:
             self.beat("train", left_out=dict(self._counts))
 
     def count_broken(self, names: list[str]) -> None:

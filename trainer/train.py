@@ -161,7 +161,8 @@ def _loss(job: Job, learner: Learner, batch: Batch) -> Loss:
     loss = job.objective(learner.engine, batch, learner.step)
     if job.config.on_broken_loss == "stop":
         return loss
-    broken = not bool(torch.isfinite(loss.total))
+    numbers = torch.stack([loss.total.detach(), *loss.scalars.values()])  # one look at the device
+    broken = not bool(torch.isfinite(numbers).all())
     if not job.world.any(broken):
         return loss
     if broken:

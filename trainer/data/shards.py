@@ -15,7 +15,7 @@ import shutil
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,7 @@ CHARSEG_MEMBER = "charseg.png"
 SAMPLES_PER_SHARD = 1024
 # Of ten thousands of shards; a process may have 1024 files open.
 MAX_OPEN_SHARDS = 256
+WORDS_LOOKED_AT = 100
 
 
 class ShardFolder:
@@ -83,10 +84,17 @@ class ShardFolder:
         return any(source["knows_text"] for source in self.manifest["sources"])
 
     def knows(self, truth: Truth) -> bool:
-        """Some of the samples tell this of the text in their pictures."""
+        """Some of the samples tell this of the text in their pictures; of lines, the first ones."""
         if truth == "characters":
             return CHARSEG_MEMBER in self.manifest["members"]
-        return self.has_text_truth
+        return (truth == "masks" and self.has_text_truth) or self._knows_words()
+
+    def _knows_words(self) -> bool:
+        for number in range(min(WORDS_LOOKED_AT, len(self))):
+            with suppress(OSError, ValueError):
+                if self.words(number):
+                    return True
+        return False
 
     def key(self, number: int) -> str:
         """The name of a sample, for people: shard and key."""

@@ -25,12 +25,13 @@ def blended_prompt(
     pipelines: Sequence[DiffusionPipeline],
     weights: Sequence[float],
     prompt: str,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
 ) -> dict[str, Tensor]:
     """A prompt as keyword arguments for any of the pipelines, whose text encoders are mixed.
 
-    Guidance leads away from the negative prompt, mixed alike. ValueError if the weights are not one
-    for each pipeline, or do not add up to 1; one above 1 goes beyond its encoder.
+    Guidance leads away from the negative prompt, mixed alike; None is what the pipeline takes
+    without one. ValueError if the weights are not one for each pipeline, or do not add up to 1; one
+    above 1 goes beyond its encoder.
     """
     if len(weights) != len(pipelines) or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(

@@ -91,6 +91,8 @@ def read_graph(path: Path) -> Graph:
     if opset < OLDEST_OPSET:
         raise ValueError(f"{path} is of ONNX opset {opset}: {OLDEST_OPSET} is the oldest known")
     nodes = [_node(node) for node in model.graph.node]
+    if opset < 13:  # where Softmax had another default
+        nodes = [_with_axis(node) if node.kind == "Softmax" else node for node in nodes]
     constants = {one.name: _tensor(numpy_helper.to_array(one)) for one in model.graph.initializer}
     constants.update({node.output: _constant(node) for node in nodes if node.kind == "Constant"})
     inputs = [one for one in model.graph.input if one.name not in constants]
@@ -114,6 +116,10 @@ def _node(node: onnx.NodeProto) -> Node:
         if isinstance(value, bytes):
             attributes[name] = value.decode()
     return Node(node.op_type, tuple(node.input), node.output[0], attributes)
+
+
+def _with_axis(node: Node) -> Node:
+    return node._replace(attributes={"axis": 1, **node.attributes})
 
 
 def _constant(node: Node) -> Tensor:

@@ -26,8 +26,8 @@ class TermConfig:
     timesteps: tuple[int, int] | None = None
     """First and last timestep that it looks at, of 0 to 999; null: all."""
     weigh_by_signal: bool = False
-    """Weigh each sample by the share of the picture's variance at its timestep (alphas_cumprod), as
-    AnyText does: what is guessed from noise counts little."""
+    """Weigh each sample by the square of the factor that its picture has in the noised one
+    (alphas_cumprod), as AnyText does: what is guessed from noise counts little."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "start_weight", "start_step", "ramp_steps"):
@@ -111,6 +111,9 @@ class ObjectiveConfig:
             raise ValueError(f"mask_weight must be positive, got {self.mask_weight}")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must be 0 to 1, got {self.caption_dropout}")
+        terms = [term for term in vars(self).values() if isinstance(term, TermConfig)]
+        if not any(term.weight or term.start_weight for term in terms):
+            raise ValueError("every term has weight 0: nothing would be learnt")
 
     @property
     def truth(self) -> dict[Truth, str]:

@@ -73,7 +73,7 @@ class RewardConfig:
         if not self.rewards:
             raise ValueError("rewards must name at least one")
         for reward, weight in self.rewards.items():
-            if weight <= 0:
+            if not weight > 0:  # nan is not
                 raise ValueError(
                     f"rewards.{reward} must be positive, got {weight}: watched names what is not "
                     "climbed"
@@ -87,6 +87,7 @@ class RewardConfig:
         for name in ("sampler_steps", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_networks()
         self._check_steps()
 
     @property
@@ -97,6 +98,12 @@ class RewardConfig:
         named = {f"networks.{name}": getattr(self.networks, name) for name in sorted(networks)}
         named["recogniser"] = self.recogniser if "ocr" in rewards else None
         return {key: name for key, name in named.items() if name}
+
+    def _check_networks(self) -> None:
+        for reward in (*self.rewards, *self.watched):
+            for name in NETWORKS.get(reward, ()):
+                if getattr(self.networks, name) is None:
+                    raise ValueError(f"the reward {reward} needs a network: set networks.{name}")
 
     def _check_steps(self) -> None:
         first, last = self.predict_at or (self.sampler_steps, self.sampler_steps)

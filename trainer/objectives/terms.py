@@ -20,6 +20,13 @@ TERMS: dict[str, Callable[[Family, Any], Term]] = {"characters": CharacterLoss, 
 def open_terms(family: Family, config: ObjectiveConfig) -> dict[str, Term]:
     """The terms that a recipe adds to the denoising loss."""
     asked = {name: getattr(config, name) for name in TERMS}
+    last = int(family.scheduler.config.num_train_timesteps) - 1
+    for name, term in {"denoising": config.denoising, **asked}.items():
+        if term and term.timesteps and term.timesteps[1] > last:
+            raise ValueError(
+                f"train.objective.{name}.timesteps {list(term.timesteps)} goes beyond the model's: "
+                f"it has 0 to {last}"
+            )
     return {name: TERMS[name](family, found) for name, found in asked.items() if found}
 
 

@@ -34,6 +34,14 @@ def test_a_published_recipe_splits_its_batch_as_published(name: str) -> None:
     assert split_batch(load_recipe(CHECKOUT / "recipes" / f"{name}.yaml").train, ranks) == split
 
 
+def test_a_path_below_home_is_one_of_a_folder_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = load_recipe(CHECKOUT / "recipes" / "mini.yaml", ["train.model=~/model"])
+    assert recipe.train.model == str(tmp_path / "model")
+
+
 def test_the_two_mario_recipes_differ_in_the_mask_alone() -> None:
     plain, masked = (
         load_recipe(CHECKOUT / "recipes" / f"{name}.yaml", ["name=mario"])

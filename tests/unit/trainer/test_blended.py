@@ -50,7 +50,7 @@ def test_all_of_one_encoder_makes_the_pictures_of_its_model(pipelines: list[Any]
     for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5)):
         mixed = blended_prompt(pipelines, weights, PROMPT)
         made[weights] = picture(original, **mixed)
-    plain = [picture(pipeline, prompt=PROMPT, negative_prompt="") for pipeline in pipelines]
+    plain = [picture(pipeline, prompt=PROMPT) for pipeline in pipelines]
     np.testing.assert_allclose(made[1.0, 0.0], plain[0], atol=1e-5)
     np.testing.assert_allclose(made[0.0, 1.0], plain[1], atol=1e-5)
     assert np.abs(plain[0] - plain[1]).max() > 1e-3

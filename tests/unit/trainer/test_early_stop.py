@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.run_folder import RunFolder
-from trainer.config import EarlyStopConfig
+from tests.conftest import train_config
+from trainer.config import EarlyStopConfig, KeepConfig, ValidationConfig
 from trainer.early_stop import Series, read_series, stalled
 
 TWO = EarlyStopConfig(patience=2)
@@ -57,3 +58,11 @@ def test_more_is_better_where_the_farm_says_so(tmp_path: Path) -> None:
     assert read_series(run, "mini/fd/clip", {}).best(1) == [30]
     with pytest.raises(ValueError, match=r"has no metric ocr"):
         read_series(run, "mini/ocr", {})
+
+
+def test_a_validation_loss_that_nobody_measures_is_not_waited_for(tmp_path: Path) -> None:
+    for waits in ({"early_stop": TWO}, {"keep": KeepConfig(newest=1, best=1)}):
+        with pytest.raises(ValueError, match="is validation_loss, and validation is null"):
+            train_config(tmp_path, **waits)
+        train_config(tmp_path, validation=ValidationConfig(samples=1), **waits)
+    train_config(tmp_path, early_stop=EarlyStopConfig(patience=1, metric="train_loss"))

@@ -149,6 +149,7 @@ def test_every_operator_is_compared() -> None:
     [
         ("AveragePool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}, "one side than on"),
         ("Softmax", {"axis": 1}, "a Softmax over axis 1 of 4 is not known"),
+        ("Softmax", {}, "a Softmax over axis 1 of 4 is not known"),  # the default before opset 13
     ],
 )
 def test_what_would_be_wrong_is_refused(

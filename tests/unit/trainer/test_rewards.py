@@ -99,7 +99,6 @@ def test_a_reward_is_the_farms_score_and_its_gradient_reaches_the_pixels(
 @pytest.mark.parametrize(
     ("name", "lacking", "message"),
     [
-        ("clip", {}, r"the reward clip needs a network: set train\.reward\.networks\.clip"),
         (
             "aesthetic",
             {"aesthetic": "/no/such.pth"},
@@ -114,6 +113,8 @@ def test_a_reward_without_its_weights_is_told_in_one_line(
 ) -> None:
     with pytest.raises(MissingNetwork, match=message):
         reward_of(name, networks=NetworksConfig(**lacking))
+    with pytest.raises(ValueError, match=r"the reward clip needs a network: set networks\.clip"):
+        RewardConfig(rewards={"ocr": 1.0}, watched=("clip",))
 
 
 def test_ocr_without_its_recogniser_is_told_in_one_line() -> None:
@@ -185,6 +186,16 @@ def test_what_cannot_be_judged_is_counted_by_why(recogniser: Recogniser) -> None
     assert judged.values[1:4].tolist() == [0, 0, 0]
     assert (judged.values[judged.judged] < 0).all()
     assert judged.counts == {"no_quoted_words": 1, "outside_list": 1, "too_long": 1}
+
+
+def test_a_letter_in_either_case_is_the_same_one_beside_itself_too() -> None:
+    network = Columns()
+    network.slope = nn.Parameter(torch.tensor([0.0, -4.0, -3.0, 4.0]))
+    files = RecogniserFiles(network=network, characters=("d", "D", "l"), name="columns")
+    reward, pixels = OcrReward(Recogniser(files), None), torch.rand(1, 3, 16, 48)
+    values = [float(reward(pixels, [f"'{text}'"]).values) for text in ("dd", "Dd", "dD", "DD")]
+    assert len(set(values)) == 1
+    assert values[0] != float(reward(pixels, ["'d'"]).values)
 
 
 def test_a_picture_is_judged_alike_whatever_it_is_in_a_batch_with(recogniser: Recogniser) -> None:

@@ -109,6 +109,15 @@ def test_a_term_is_asked_only_of_its_noise_levels_and_weighed_by_what_is_left_of
     assert silent.losses.tolist() == [0, 0]
 
 
+def test_terms_that_could_never_speak_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="every term has weight 0"):
+        ObjectiveConfig(denoising=TermConfig(weight=0.0))
+    settings = ObjectiveConfig(denoising=TermConfig(timesteps=(900, 1000)))
+    config = replace(train_config(tiny_model), objective=settings)
+    with pytest.raises(ValueError, match="beyond the model's: it has 0 to 999"):
+        Denoising(load_tiny(tiny_model), config)
+
+
 def test_shares_are_those_of_the_gradients_norms() -> None:
     answer = torch.ones(2, requires_grad=True)
     parts = {"a": 3 * answer.sum(), "b": answer.sum(), "silent": torch.tensor(0.0)}

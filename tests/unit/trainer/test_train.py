@@ -12,9 +12,40 @@ from trainer.data.loader import Batch
 from trainer.models.trained import Trained
 from trainer.objectives.config import ObjectiveConfig
 from trainer.objectives.denoising import Denoising
+from trainer.objectives.term import Loss
 from trainer.train import _loss
 
 MASKED = ObjectiveConfig(mask_weight=2.0)
+
+
+def test_a_number_that_is_only_watched_and_broken_is_left_out_too() -> None:
+    zero, skipped = torch.zeros(()), []
+    watched = Loss(total=zero, scalars={"reward_clip": torch.tensor(torch.nan)})
+    nothing = Loss(total=zero, scalars={"reward_clip": zero})
+    job: Any = SimpleNamespace(
+        config=SimpleNamespace(on_broken_loss="skip"),
+        objective=Answers(watched, nothing),
+        world=SimpleNamespace(any=lambda flag: flag),
+        journal=SimpleNamespace(count_skipped=skipped.append),
+        samples=SimpleNamespace(names=lambda positions: ["sample 7"]),
+    )
+    learner: Any = SimpleNamespace(engine=None, step=0)
+    batch: Any = SimpleNamespace(positions=[7])
+    assert _loss(job, learner, batch) is nothing
+    assert skipped == [["sample 7"]]
+
+
+class Answers:
+    """An objective that says the same of everything."""
+
+    def __init__(self, answer: Loss, nothing: Loss) -> None:
+        self.answer, self._nothing = answer, nothing
+
+    def __call__(self, *_: Any) -> Loss:
+        return self.answer
+
+    def nothing(self, *_: Any) -> Loss:
+        return self._nothing
 
 
 @pytest.mark.parametrize(("choice", "counted"), [("stop", 0), ("skip", 1)])

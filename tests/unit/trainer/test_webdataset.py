@@ -1,5 +1,6 @@
 """Tars of img2dataset: indexed where they lie, with its record of what it could not fetch."""
 
+import json
 from pathlib import Path
 
 import pyarrow
@@ -92,6 +93,22 @@ def test_shards_of_our_own_keep_their_words(tmp_path: Path, shards: Path) -> Non
     theirs, ours = ShardFolder(config.path), ShardFolder(shards)
     assert theirs.has_text_truth
     assert theirs.words(41) == ours.words(41)
+    assert theirs.knows("lines")
+
+
+@pytest.mark.parametrize("known", ["masks", "lines"])
+def test_what_shards_tell_of_their_text_is_told_apart(tmp_path: Path, known: str) -> None:
+    words = [{"text": "red", "box": [[0, 0], [9, 0], [9, 5], [0, 5]]}]
+    members = {"masks": ("mask.png", picture()), "lines": ("json", json.dumps({"words": words}))}
+    name, data = members[known]
+    files = {"0.jpg": picture("jpeg"), "0.txt": b"red"}
+    files[f"0.{name}"] = data if isinstance(data, bytes) else data.encode()
+    write_tar(tmp_path / "tars" / "0.tar", files)
+    config = config_for(tmp_path)
+    build(config)
+    folder = ShardFolder(config.path)
+    assert folder.knows("masks")  # drawn from the words, where there is none
+    assert folder.knows("lines") == (known == "lines")
 
 
 def test_a_list_of_urls_that_cannot_be_read_is_named(tmp_path: Path) -> None:

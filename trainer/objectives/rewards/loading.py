@@ -42,8 +42,7 @@ def _open(name: str, config: RewardConfig, device: torch.device) -> Reward:
     def find(network: str) -> Path:
         key = f"train.reward.networks.{network}"
         given = getattr(config.networks, network)
-        if given is None:
-            raise MissingNetwork(f"the reward {name} needs a network: set {key}")
+        assert given is not None, key  # the settings refuse that
         try:
             return find_network(given)
         except MissingNetwork as error:

@@ -23,8 +23,8 @@ class OcrReward:
     """The log-likelihood of the quoted texts by CTC (Graves et al. 2006), per character: at most 0.
 
     Upper case is as good as lower case. Of several texts it is the mean, each in the line where it
-    is read best. Where no line is found, the whole picture is read as one: else a picture without
-    any text would be worth more than one that is misspelt.
+    is read best. Where no line is found, the whole picture is read as one, and counted: a picture
+    without text is worth something too, and may be worth more than one with a wrong word.
     """
 
     def __init__(self, recogniser: Recogniser, find_lines: FindLines | None) -> None:
@@ -59,7 +59,8 @@ class OcrReward:
         """What each character may be read as: the farm's metrics do not tell its case either."""
         forms = [dict.fromkeys((one, one.lower(), one.upper())) for one in text]
         codes = [[self.recogniser.encode(form) or [] for form in these] for these in forms]
-        return [tuple(code[0] for code in these if len(code) == 1) for these in codes]
+        # In one order: an upper case letter beside its lower case one is the same one twice.
+        return [tuple(sorted(code[0] for code in these if len(code) == 1)) for these in codes]
 
     def _lines(self, picture: Tensor, counts: Counter[str]) -> list[Tensor]:
         high = self.recogniser.height_px
