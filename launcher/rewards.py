@@ -65,12 +65,15 @@ def _not_counted(name: str, why: str) -> Judges:
 def _seen_by(shapes: Shapes) -> Judges:
     """A CLIP's whole weights, and one pass of its vision tower.
 
-    Frozen: of each layer two normalizations' inputs, attention's four, and the activation's two.
+    Frozen: of each layer two normalizations' inputs, attention's four, and the activation's two;
+    before them the pixels and a normalization's input.
     """
     tower = below(shapes, "vision_model.")
     tokens = tower["embeddings.position_embedding.weight"][0]
     widths = [shape for name, shape in tower.items() if name.endswith("fc1.weight")]
-    kept = tokens * sum(6 * width + 2 * wide for wide, width in widths)
+    patch = tower["embeddings.patch_embedding.weight"]
+    kept = (tokens - 1) * prod(patch[1:]) + tokens * patch[0]
+    kept += tokens * sum(6 * width + 2 * wide for wide, width in widths)
     matrices = sum(prod(shape) for name, shape in tower.items() if name.endswith(LINEAR))
     attention = 4 * tokens**2 * sum(width for _, width in widths)
     return Judges(

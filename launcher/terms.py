@@ -101,16 +101,25 @@ def _segmenter(path: Path, height: int, width: int) -> Judges:
         why = "is no safetensors file" if path.is_file() else "is not there"
         return Judges(assumed=(f"the segmenter is not counted: {path} {why}",))
     shapes = read_header(path)
-    passes = [
-        (shape, _positions(name, shapes, height, width))
+    grids = {
+        name: _positions(name, shapes, height, width)
         for name, shape in shapes.items()
         if len(shape) == 4
-    ]
-    # Of each convolution its input, and the normalization's, which it has made. What is rectified
-    # is the next one's input.
-    kept = sum((shape[0] + shape[1]) * positions for shape, positions in passes)
-    flop = sum(2 * prod(shape) * positions for shape, positions in passes)
+    }
+    kept = sum(_kept(name, shapes[name]) * positions for name, positions in grids.items())
+    flop = sum(2 * prod(shapes[name]) * positions for name, positions in grids.items())
     return Judges(weights=FP32 * sum(map(prod, shapes.values())), kept=FP32 * kept, flop=2.0 * flop)
+
+
+def _kept(name: str, shape: tuple[int, ...]) -> int:
+    """Of a convolution its input, then the normalization's, and what the rectifier has made.
+
+    The second of a pair has that for its input; what the last one makes, cross-entropy keeps.
+    """
+    made, given = shape[:2]
+    if "double_conv" not in name:
+        return made
+    return 2 * made + (given if "double_conv.0" in name else 0)
 
 
 def _positions(name: str, shapes: Shapes, height: int, width: int) -> int:
