@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher.blocks import Block
 from launcher.headers import Shapes, read_header
+from launcher.pickled import read_pickled
 from trainer.config import TrainConfig
 
 FP32 = 4  # bytes: what judges pictures is not rounded, whatever the precision of the run
@@ -97,10 +98,10 @@ def recogniser(lines: int, *, readings: int) -> Judges:
 
 
 def _segmenter(path: Path, height: int, width: int) -> Judges:
-    if path.suffix != ".safetensors" or not path.is_file():
-        why = "is no safetensors file" if path.is_file() else "is not there"
-        return Judges(assumed=(f"the segmenter is not counted: {path} {why}",))
-    shapes = read_header(path)
+    try:
+        shapes = _shapes_in(path)
+    except (OSError, ValueError) as error:
+        return Judges(assumed=(f"the segmenter is not counted: {error}",))
     grids = {
         name: _positions(name, shapes, height, width)
         for name, shape in shapes.items()
@@ -109,6 +110,10 @@ def _segmenter(path: Path, height: int, width: int) -> Judges:
     kept = sum(_kept(name, shapes[name]) * positions for name, positions in grids.items())
     flop = sum(2 * prod(shapes[name]) * positions for name, positions in grids.items())
     return Judges(weights=FP32 * sum(map(prod, shapes.values())), kept=FP32 * kept, flop=2.0 * flop)
+
+
+def _shapes_in(path: Path) -> Shapes:
+    return read_header(path) if path.suffix == ".safetensors" else read_pickled(path)
 
 
 def _kept(name: str, shape: tuple[int, ...]) -> int:

@@ -14,6 +14,7 @@ from launcher import terms
 from launcher.blocks import decoder_blocks
 from launcher.headers import network_shapes
 from launcher.memory import memory_at
+from launcher.pickled import read_pickled
 from launcher.plan import Machines, Model, picture_flop, plan
 from launcher.recipe import load_recipe
 from launcher.rewards import reward_judges
@@ -117,6 +118,31 @@ def test_a_segmenter_keeps_what_autograd_keeps(tiny_model: Path, tmp_path: Path)
     weights = [*segmenter.parameters(), *segmenter.buffers()]
     assert judges.weights == pytest.approx(sum(w.nbytes for w in weights), rel=0.01)
     assert not judges.assumed
+
+
+def test_a_segmenter_as_torch_saves_it_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    from trainer.models.segmenter import Segmenter, save_segmenter
+
+    segmenter, found = Segmenter(4, (8, 16)), []
+    save_segmenter(segmenter, tmp_path / "one.safetensors")
+    parallel = {f"module.{name}": tensor for name, tensor in segmenter.state_dict().items()}
+    torch.save(parallel, tmp_path / "one.pth")
+    for name in ("one.safetensors", "one.pth"):
+        characters = CharacterLossConfig(segmenter=tmp_path / name)
+        config = train_config(tiny_model, objective=ObjectiveConfig(characters=characters))
+        found.append(terms.term_judges(config, (8, 8)))
+    assert found[0] == found[1]
+    assert found[0].kept
+
+
+def test_a_pickle_of_more_than_weights_is_not_run(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"path": tmp_path}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="no file of weights that plan reads: it holds pathlib"):
+        read_pickled(tmp_path / "other.pth")
 
 
 def test_a_crop_takes_what_the_recogniser_takes_of_it() -> None:
