@@ -163,10 +163,9 @@ def picture_flop(config: TrainConfig, model: Model) -> dict[str, float]:
 def _unet_flop(config: TrainConfig, model: Model) -> float:
     unet = sum(block.flop for block in unet_blocks(model.networks, model.height, model.width))
     learnt = max(TIMES[config.unet], 2) + config.speed.gradient_checkpointing
-    if config.reward is None:
-        return float(unet * learnt)
-    calls, through = mean_calls(config.reward)
-    return unet * rows_of(config.reward) * (calls + through * (learnt + config.reward.checkpoint))
+    again = config.reward is not None and config.reward.checkpoint
+    calls, through = mean_calls(config)
+    return unet * rows_of(config) * (calls + through * (learnt + again))
 
 
 def seconds_per_step(

@@ -7,7 +7,7 @@ from launcher.blocks import below
 from launcher.headers import Shapes, read_network
 from launcher.hub import snapshots
 from launcher.terms import FP32, LINES, Judges, recogniser
-from trainer.objectives.reward_config import RewardConfig
+from trainer.config import TrainConfig
 
 # The CLIPs of Transformers that see the pictures, by reward and key in `NetworksConfig`; those of
 # HPS are pickles, which plan does not open.
@@ -15,37 +15,40 @@ CLIPS = {"clip": "clip", "aesthetic": "clip_l14", "pick_score": "pick_score"}
 LINEAR = ("proj.weight", "fc1.weight", "fc2.weight")
 
 
-def rows_of(reward: RewardConfig) -> int:
+def rows_of(config: TrainConfig) -> int:
     """That the UNet is asked for a picture: under guidance also that of the empty caption."""
-    return 2 if reward.guidance > 1 else 1
+    return 2 if config.reward and config.reward.guidance > 1 else 1
 
 
-def mean_calls(reward: RewardConfig) -> tuple[float, float]:
+def mean_calls(config: TrainConfig) -> tuple[float, float]:
     """Of the UNet in an optimizer step, as they are drawn: without a gradient, and with one."""
+    reward = config.reward
+    if reward is None:
+        return 0.0, 1.0
     first, last = reward.predict_at or (reward.sampler_steps, reward.sampler_steps)
     learnt = ((reward.least_grad_steps or reward.grad_steps) + reward.grad_steps) / 2
     return (first + last) / 2 - learnt, learnt
 
 
-def reward_judges(reward: RewardConfig) -> Judges:
+def reward_judges(config: TrainConfig) -> Judges:
     """Those of a recipe's rewards; what is only watched keeps nothing."""
-    judges = Judges()
+    reward, judges = config.reward, Judges()
+    if reward is None:
+        return judges
     for name in (*reward.rewards, *reward.watched):
-        found = _ocr(reward) if name == "ocr" else _clip(name, reward)
+        if name == "ocr":
+            found = recogniser(1 if reward.line == "whole" else LINES, readings=1)
+        elif name in CLIPS:
+            found = _clip(name, getattr(reward.networks, CLIPS[name]))
+        else:
+            found = _not_counted(name, "its network is no CLIP of Transformers")
         if name in reward.watched:
             found = Judges(weights=found.weights, flop=found.flop / 2, assumed=found.assumed)
         judges += found
     return judges
 
 
-def _ocr(reward: RewardConfig) -> Judges:
-    return recogniser(1 if reward.line == "whole" else LINES, readings=1)
-
-
-def _clip(name: str, reward: RewardConfig) -> Judges:
-    if name not in CLIPS:
-        return _not_counted(name, "its network is no CLIP of Transformers")
-    given = getattr(reward.networks, CLIPS[name])
+def _clip(name: str, given: str | None) -> Judges:
     if given is None:
         return _not_counted(name, f"train.reward.networks.{CLIPS[name]} is not set")
     folder = next((f for f in (Path(given), *snapshots(given)) if f.is_dir()), None)

@@ -135,7 +135,7 @@ def _calls(
         reached = tuple((kept, 0) for kept, _ in passes)
         for number in range(1, reward.grad_steps + 1):
             here = passes if number == reward.grad_steps else reached
-            yield Call(here, rows=rows_of(reward), again=reward.checkpoint)
+            yield Call(here, rows=rows_of(config), again=reward.checkpoint)
 
 
 def _unet_passes(
@@ -167,7 +167,7 @@ def _judges(config: TrainConfig, networks: Mapping[str, Shapes], height: int, wi
         for name, shapes in networks.items()
         if name.startswith("text_encoder") and config.text_encoder != "frozen"
     )  # as they were, for the steps that are not learnt through
-    return reward_judges(config.reward) + Judges(weights=bytes_per_element(config) * copied)
+    return reward_judges(config) + Judges(weights=bytes_per_element(config) * copied)
 
 
 def _widest(block: Block) -> int:

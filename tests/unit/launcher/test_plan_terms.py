@@ -167,13 +167,10 @@ def test_a_clip_keeps_what_autograd_keeps(tiny_model: Path) -> None:
 
     from trainer.models.clip import Clip, image_vectors
 
-    reward = RewardConfig(
-        rewards={"clip": 1}, networks=NetworksConfig(clip=str(tiny_model / "clip"))
-    )
     clip = Clip(tiny_model / "clip")
     side = clip.model.config.vision_config.image_size
     pixels = torch.rand(1, 3, side, side, requires_grad=True)
-    judges = reward_judges(reward)
+    judges = reward_judges(reward_config(tiny_model, grad_steps=1))
     assert judges.weights == sum(w.nbytes for w in clip.model.parameters())
     held = held_bytes(lambda: image_vectors(clip.model, pixels), clip.model)
     assert judges.kept == pytest.approx(held, rel=0.05)
