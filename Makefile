@@ -48,6 +48,7 @@ bench: install ## measure again what benchmarks/results/ says, on this machine
 	$(BIN)/python -m benchmarks.frechet
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.terms
 	$(BIN)/python -m benchmarks.ocr
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.farm

@@ -13,6 +13,7 @@ import gc
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import machine
 from benchmarks.models import write_model
-from benchmarks.ranks import Training, on_ranks, start_training, train_config
+from benchmarks.ranks import on_ranks, start_training, train_config
 from launcher.memory import STAGES
 from launcher.plan import open_model, stage_memories
 from trainer import distributed
@@ -109,23 +110,24 @@ def measure_rank(case: dict[str, Any]) -> int:
     training = start_training(train_config(case["train"]), case["resolution"])
     for _ in range(2):
         training.step()
-    most = (
-        _most_on_gpu(training) if training.world.device.type == "cuda" else _most_on_cpu(training)
-    )
+    most = most_held(training.step, on_gpu=training.world.device.type == "cuda")
     distributed.finish()
     return most
 
 
-def _most_on_gpu(training: Training) -> int:
+def most_held(step: Callable[[], object], *, on_gpu: bool) -> int:
+    """Bytes of tensors at the worst moment of `step`."""
+    if not on_gpu:
+        return _bytes_held() + most_above(step)
     torch.cuda.reset_peak_memory_stats()
-    training.step()
+    step()
     return torch.cuda.max_memory_allocated()
 
 
-def _most_on_cpu(training: Training) -> int:
-    held = _bytes_held()
+def most_above(step: Callable[[], object]) -> int:
+    """By how many bytes torch's allocator on the CPU goes above where it stood before `step`."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        training.step()
+        step()
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         profiler.export_chrome_trace(file.name)
         events = json.loads(Path(file.name).read_text())["traceEvents"]
@@ -133,7 +135,7 @@ def _most_on_cpu(training: Training) -> int:
     for event in sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"]):
         above += event["args"]["Bytes"]
         most = max(most, above)
-    return held + most
+    return most
 
 
 def _bytes_held() -> int:

@@ -21,7 +21,8 @@ from trainer.distributed import World
 from trainer.engine import take_step
 from trainer.learner import Learner, start_learner
 from trainer.models.pipeline import load_family
-from trainer.objectives.denoising import Denoising
+from trainer.objectives.objective import Objective
+from trainer.train import open_objective
 
 Case = Mapping[str, Any]
 CAPTION = "a photograph of a street with a sign that says 'open'"
@@ -55,7 +56,7 @@ class Training:
 
     config: TrainConfig
     world: World
-    objective: Denoising
+    objective: Objective
     learner: Learner
     batch: Batch
 
@@ -84,7 +85,7 @@ def start_training(config: TrainConfig, resolution: int) -> Training:
         device=world.device,
         dtype_of=lambda name: frozen if config.how(name) == "frozen" else torch.float32,
     )
-    objective = Denoising(family, config)
+    objective = open_objective(family, config)
     torch.manual_seed(0)
     learner = start_learner(family, config, world, None)
     pictures = split_batch(config, world.ranks).micro_batch

@@ -190,6 +190,7 @@ def _our_step(case: Case) -> Callable[[], None]:
     training = start_training(train_config(case["train"]), case["resolution"])
     if not case["cached"]:
         return training.step
+    assert isinstance(training.objective, Denoising), "no case here has rewards"
     given = Given(training.objective, training.batch)
     return Training(training.config, training.world, given, training.learner, training.batch).step
 

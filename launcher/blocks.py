@@ -6,7 +6,7 @@ resolution each of them runs; their shapes tell the rest. Everything is counted 
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import NamedTuple
@@ -85,6 +85,10 @@ class Block:
         """Elements that are kept of what checkpointing leaves alone."""
         if ".resnets." in self.name:
             return 0
+        if (
+            f"{self.name}.group_norm.weight" in self.weights
+        ):  # an autoencoder's; and attention's four
+            return self.positions * self._width("group_norm") * (1 + 4)
         if ".attentions." in self.name:  # the normalization's input, and two layers'
             width = self._width("norm")
             ends = [f"{self.name}.{name}" for name in ("proj_in", "proj_out")]
@@ -151,6 +155,11 @@ def blocks_of(shapes: Shapes, height: int, width: int, tokens: int = 0) -> list[
             )
         )
     return blocks
+
+
+def decoder_blocks(networks: Mapping[str, Shapes], height: int, width: int) -> list[Block]:
+    """The blocks that make a picture of so many latents of them, of a model's autoencoder."""
+    return blocks_of(below(networks["vae"], "decoder."), height, width)
 
 
 def text_encoder_flop(shapes: Shapes, tokens: int) -> int:

@@ -17,8 +17,12 @@ def cached_folder(model: str) -> Path | None:
 
     A download that was begun is not enough: the file that lists the parts is there.
     """
+    return next((path for path in snapshots(model) if (path / INDEX).is_file()), None)
+
+
+def snapshots(model: str) -> list[Path]:
+    """What is in the cache of a hub name, that of its main branch first."""
     folder = hub_cache() / f"models--{model.replace('/', '--')}"
     main = folder / "refs" / "main"
     named = [folder / "snapshots" / main.read_text().strip()] if main.is_file() else []
-    others = sorted(path.parent for path in folder.glob(f"snapshots/*/{INDEX}"))
-    return next((path for path in [*named, *others] if (path / INDEX).is_file()), None)
+    return [*named, *sorted(folder.glob("snapshots/*"))]

@@ -11,16 +11,10 @@ from math import prod, sqrt
 from cluster.table import align
 from launcher.blocks import below, blocks_of, text_encoder_flop
 from launcher.headers import Shapes, find_folder, network_shapes
-from launcher.memory import (
-    STAGES,
-    Memory,
-    caption_tokens,
-    latent_scale,
-    memory_at,
-    unet_blocks,
-    workload_of,
-)
+from launcher.memory import STAGES, Memory, memory_at
 from launcher.recipe import Recipe, check_ranks
+from launcher.rewards import mean_calls, rows_of
+from launcher.workload import Workload, caption_tokens, latent_scale, unet_blocks, workload_of
 from trainer.config import TrainConfig, ZeroConfig, split_batch
 
 GIB = 2**30
@@ -35,6 +29,8 @@ MFU = 0.28
 # counts them (arXiv 2407.21783).
 FAILURES = 3.8
 COPY_GB_PER_S = 10  # from a GPU to host memory, for which the steps wait
+# Forward passes that a forward and a backward pass take, by what learns.
+TIMES = {"full": 3, "lora": 2, "frozen": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +64,6 @@ def plan(recipe: Recipe, machines: Machines, images_per_s: float | None) -> str:
     ranks = replace(recipe.ranks, nodes=machines.nodes, per_node=machines.gpus_per_node)
     recipe = replace(recipe, ranks=ranks)
     check_ranks(recipe)
-    if recipe.train.reward:
-        raise ValueError("plan does not know yet what train.reward takes: leave it null")
     config, model = recipe.train, open_model(recipe.train)
     memories = stage_memories(config, model, machines.ranks)
     lines = [
@@ -78,6 +72,7 @@ def plan(recipe: Recipe, machines: Machines, images_per_s: float | None) -> str:
         *memory_table(memories, config),
         "",
         *_verdict(config, model, machines, memories),
+        *(f"        {line}" for line in _work(config, model).judges.assumed),
         *_time(config, model, machines, images_per_s),
         *_checkpoints(config, model, machines, images_per_s),
     ]
@@ -88,7 +83,9 @@ def open_model(config: TrainConfig) -> Model:
     """The shapes of the recipe's model, and the size of the pictures that it will see."""
     networks = network_shapes(config.model)
     data, own = config.data, _own_size(config.model) * latent_scale(networks)
-    if data.resolution:
+    if config.reward:
+        size, where = (config.reward.height, config.reward.width), "train.reward"
+    elif data.resolution:
         size, where = (data.resolution, data.resolution), "train.data.resolution"
     elif data.words:
         size, where = (data.words.height, data.words.width), "train.data.words"
@@ -99,7 +96,7 @@ def open_model(config: TrainConfig) -> Model:
 
 def stage_memories(config: TrainConfig, model: Model, ranks: int) -> list[Memory]:
     """What a rank needs at each stage."""
-    work = workload_of(config, model.networks, model.height, model.width)
+    work = _work(config, model)
     return [memory_at(stage, config, work, ranks) for stage in STAGES]
 
 
@@ -142,25 +139,33 @@ def recommended_stage(config: TrainConfig, ranks: int, fitting: list[int]) -> in
 
 
 def picture_flop(config: TrainConfig, model: Model) -> dict[str, float]:
-    """Operations for one picture: in the networks that learn, and to encode it and its caption.
+    """Operations for one picture: in the networks that learn, to encode it, and to judge it.
 
     The backward pass takes twice the forward pass, once where the weights are frozen; gradient
     checkpointing takes the forward pass again (but for its few layers that are not repeated). With
-    a cache, nothing is encoded while training.
+    a cache, nothing is encoded while training. Rewards encode captions alone.
     """
-    times = {"full": 3, "lora": 2, "frozen": 1}
     again = config.speed.gradient_checkpointing
     height, width, tokens = model.height, model.width, caption_tokens(model.networks)
     encoder = blocks_of(below(model.networks["vae"], "encoder."), height, width)
-    unet = sum(block.flop for block in unet_blocks(model.networks, height, width))
-    train = unet * (max(times[config.unet], 2) + again)
-    encode = float(sum(block.flop for block in encoder))
+    train = _unet_flop(config, model)
+    encode = 0.0 if config.reward else float(sum(block.flop for block in encoder))
     for name, shapes in model.networks.items():
         if name.startswith("text_encoder"):
             flop, learns = text_encoder_flop(shapes, tokens), config.how(name) != "frozen"
-            train += flop * (times[config.how(name)] + again) if learns else 0
-            encode += 0 if learns else flop
-    return {"train": train, "encode": 0.0 if config.data.cache else encode}
+            train += flop * (TIMES[config.how(name)] + again) if learns else 0
+            encode += 0 if learns and not config.reward else flop
+    work = _work(config, model)
+    judge = work.judges.flop + (work.decoding.flop if work.decoding else 0)
+    return {"train": train, "encode": 0.0 if config.data.cache else encode, "judge": judge}
+
+
+def _unet_flop(config: TrainConfig, model: Model) -> float:
+    unet = sum(block.flop for block in unet_blocks(model.networks, model.height, model.width))
+    learnt = max(TIMES[config.unet], 2) + config.speed.gradient_checkpointing
+    again = config.reward is not None and config.reward.checkpoint
+    calls, through = mean_calls(config)
+    return unet * rows_of(config) * (calls + through * (learnt + again))
 
 
 def seconds_per_step(
@@ -174,7 +179,7 @@ def seconds_per_step(
 
 def checkpoint_bytes(config: TrainConfig, model: Model) -> tuple[float, float]:
     """Of a checkpoint, fp32 masters, moments and average; and of the export beside it."""
-    work = workload_of(config, model.networks, model.height, model.width)
+    work = _work(config, model)
     checkpoint = 4 * (4 if config.ema else 3) * work.trained
     if "full" not in (config.unet, config.text_encoder):
         return checkpoint, 4 * work.trained  # the adapters
@@ -193,8 +198,12 @@ def save_interval_s(bytes_per_rank: float, nodes: int) -> float:
     return sqrt(2 * cost_s * between_failures_s)
 
 
+def _work(config: TrainConfig, model: Model) -> Workload:
+    return workload_of(config, model.networks, model.height, model.width)
+
+
 def _head(name: str, config: TrainConfig, model: Model, machines: Machines) -> Iterator[str]:
-    work = workload_of(config, model.networks, model.height, model.width)
+    work = _work(config, model)
     numel = sum(prod(shape) for shapes in model.networks.values() for shape in shapes.values())
     split = split_batch(config, machines.ranks)
     yield (
@@ -265,9 +274,11 @@ def _time(
     config: TrainConfig, model: Model, machines: Machines, images_per_s: float | None
 ) -> Iterator[str]:
     flop, pictures = picture_flop(config, model), config.steps * config.global_batch
+    judged = f", {flop['judge'] / 1e12:.3g} to judge it" if flop["judge"] else ""
     yield (
         f"time:   {flop['train'] / 1e12:.3g} TFLOP to learn a picture and "
-        f"{flop['encode'] / 1e12:.3g} to encode it, {pictures:,} pictures in {config.steps:,} steps"
+        f"{flop['encode'] / 1e12:.3g} to encode it{judged}, {pictures:,} pictures in "
+        f"{config.steps:,} steps"
     )
     if images_per_s is not None:
         hours = pictures / (images_per_s * machines.ranks) / 3600

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.blocks import below, blocks_of
 from launcher.headers import Shapes, find_folder, network_shapes, read_header
-from launcher.memory import BUCKET_ELEMENTS, STAGES, trained_numel
+from launcher.memory import BUCKET_ELEMENTS, STAGES
 from launcher.plan import (
     Machines,
     Model,
@@ -26,6 +26,7 @@ from launcher.plan import (
     stage_memories,
 )
 from launcher.recipe import load_recipe
+from launcher.workload import trained_numel
 from tests.conftest import CHECKOUT, load_tiny, train_config
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
@@ -110,7 +111,7 @@ def test_operations_are_those_that_torch_counts(sd15: Mapping[str, Any]) -> None
 def test_activations_are_those_that_autograd_keeps(tiny_model: Path, how: Any) -> None:
     import torch
 
-    from launcher.memory import workload_of
+    from launcher.workload import workload_of
     from trainer.models.trained import Trained
 
     config = train_config(tiny_model, unet=how)
@@ -130,7 +131,7 @@ def test_activations_are_those_that_autograd_keeps(tiny_model: Path, how: Any) -
         answer = family.denoiser(latents, torch.tensor([1, 2]), context).sample
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     work = workload_of(config, network_shapes(str(tiny_model)), 128, 128)
-    predicted = 2 * 4 * sum(kept.stays for kept, _ in work.passes)
+    predicted = 2 * 4 * sum(call.stays for call in work.calls)
     assert answer.requires_grad
     assert predicted == pytest.approx(counted, rel=0.08)
 
@@ -214,12 +215,6 @@ def test_a_page_tells_what_to_change_so_that_it_fits() -> None:
     assert "does not fit at any stage; it would with --set train.speed." in page
     assert "train.zero.stage 2 fits" in plan(recipe, replace(ONE, gpu_memory_gb=500), 4.0)
     assert "1.1 h at 4 pictures/s" in plan(recipe, ONE, 4.0)
-
-
-def test_what_rewards_take_is_not_guessed() -> None:
-    changes = ["train.objective.caption_dropout=0", "train.reward.rewards={ocr: 1}"]
-    with pytest.raises(ValueError, match=r"plan does not know yet what train\.reward takes"):
-        plan(load_recipe(MINI, changes), ONE, None)
 
 
 def test_an_own_bucket_size_counts(model: Model, tiny_model: Path) -> None:
