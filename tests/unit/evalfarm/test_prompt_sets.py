@@ -227,6 +227,7 @@ def test_every_suite_asks_what_its_protocol_publishes() -> None:
         "mario_eval": (4, "pndm", 50, 7.5),
         "mini": (1, "ddim", 20, 3.0),
         "mini_base": (1, "ddim", 20, 3.0),
+        "mini_spell": (2, "ddim", 20, 3.0),
         "parti": (1, "ddim", 25, 7.5),
         "unsplash_heldout": (1, "pndm", 50, 7.5),
         "wikiart_grid": (1, "euler", 4, 1.0),

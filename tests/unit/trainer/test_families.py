@@ -71,7 +71,7 @@ def test_a_step_moves_every_network_that_is_trained(
     noised, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
     losses = []
     for _ in range(2):
-        loss = trained(noised, timesteps, tokens, sizes).square().mean()
+        loss = trained(family.predict, noised, timesteps, tokens, sizes).square().mean()
         loss.backward()
         losses.append(loss.item())
         moved = {n.partition(".")[0] for n, w in trained.named_parameters() if has_gradient(w)}

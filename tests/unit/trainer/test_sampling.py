@@ -22,7 +22,7 @@ CAPTIONS = ["'a' in red", "'bc'"]
 
 def settings(**changes: Any) -> RewardConfig:
     keys: dict[str, Any] = {"sampler_steps": 4, "grad_steps": 2, "guidance": 3.0}
-    return RewardConfig(rewards={"clip": 1.0}, **keys | changes)
+    return RewardConfig(rewards={"ocr": 1.0}, **keys | changes)
 
 
 def chain_of(family: Family, **changes: Any) -> Chain:
@@ -155,7 +155,7 @@ def test_the_cut_is_fixed_or_drawn_for_each_step() -> None:
         ({"predict_at": (3, 5)}, r"predict_at must be two of the steps 1 to 4, got \[3, 5\]"),
         ({"predict_at": (1, 4)}, "grad_steps must be 1 to 1, got 2"),
         ({"guidance": 0.5}, "guidance must be at least 1"),
-        ({"watched": ("clip",)}, "clip is in rewards and in watched"),
+        ({"watched": ("ocr",)}, "ocr is in rewards and in watched"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
