@@ -4,8 +4,9 @@ jsonargparse checks and converts the values; the walk over the keys is ours, so 
 one line that names the dotted key, what was given and what is allowed.
 """
 
+import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +31,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold `key: value` lines, got {type(data).__name__}")
     return data
+
+
+def add_set_option(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Give a program `--set KEY=VALUE …`, as often as one likes; `set_keys` applies them."""
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text
+    )
+
+
+def set_keys(data: dict[str, Any], assignments: Iterable[str]) -> None:
+    """Change `data` by each `key=value`, in order; ValueError as of `set_key`."""
+    for assignment in assignments:
+        set_key(data, assignment)
 
 
 def set_key(data: dict[str, Any], assignment: str) -> None:

@@ -17,7 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.config import absolute_paths, build, describe, read_yaml, set_key
+from cluster.config import (
+    absolute_paths,
+    add_set_option,
+    build,
+    describe,
+    read_yaml,
+    set_keys,
+)
 from cluster.program import run_program
 from cluster.ray_cluster import prepare_environment
 from cluster.run_folder import RunFolder
@@ -61,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
         )
-        command.add_argument(
-            "--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as device=cpu batch=4"
-        )
+        add_set_option(command, "such as device=cpu batch=4")
     for command in (watch, score):
         command.add_argument(
             "--retry-failed", action="store_true", help="do again what has failed before"
@@ -108,8 +113,7 @@ def _suites(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:
     section = read_yaml(arguments.config).get("eval") or {} if arguments.config else {}
     section |= keys
-    for assignment in arguments.set:
-        set_key(section, assignment)
+    set_keys(section, arguments.set)
     return absolute_paths(build(EvalConfig, section, "eval"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.config import build, describe, read_yaml, to_yaml
+from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
 from cluster.run_folder import AttemptFolder, RunFolder
@@ -234,14 +234,7 @@ def keys(arguments: argparse.Namespace) -> int:
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe, such as train.steps=200 train.zero.stage=3",
-    )
+    add_set_option(parser, "change the recipe, such as train.steps=200 train.zero.stage=3")
     parser.add_argument("--name", help="of the run; default: the recipe's name")
 
 

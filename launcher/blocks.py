@@ -85,9 +85,8 @@ class Block:
         """Elements that are kept of what checkpointing leaves alone."""
         if ".resnets." in self.name:
             return 0
-        if (
-            f"{self.name}.group_norm.weight" in self.weights
-        ):  # an autoencoder's; and attention's four
+        # An autoencoder's attention: the normalization's input, and attention's four.
+        if f"{self.name}.group_norm.weight" in self.weights:
             return self.positions * self._width("group_norm") * (1 + 4)
         if ".attentions." in self.name:  # the normalization's input, and two layers'
             width = self._width("norm")

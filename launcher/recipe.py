@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.config import absolute_paths, build, read_yaml, set_key
+from cluster.config import absolute_paths, build, read_yaml, set_keys
 from evalfarm.config import EvalConfig
 from trainer.config import TrainConfig, split_batch
 
@@ -49,8 +49,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Its paths are made absolute, so that it means the same wherever it is read.
     """
     data = read_yaml(path)
-    for assignment in overrides:
-        set_key(data, assignment)
+    set_keys(data, overrides)
     recipe = absolute_paths(build(Recipe, data))
     train, evaluation = _absolute_models(recipe.train), recipe.eval
     if evaluation:
@@ -85,7 +84,8 @@ def _absolute_names(config: Config, keys: Iterable[str]) -> Config:
 
 def _absolute(model: str | None) -> Any:
     """A path from the root; a hub name as it is."""
-    path = Path(model).expanduser() if model is not None else None
-    if model is not None and path and (path.exists() or model.startswith((".", "/", "~"))):
-        return str(path.absolute())
-    return model
+    if model is None:
+        return None
+    path = Path(model).expanduser()
+    is_path = path.exists() or model.startswith((".", "/", "~"))
+    return str(path.absolute()) if is_path else model

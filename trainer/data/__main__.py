@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from cluster.config import add_set_option, read_yaml, set_keys
 from cluster.config import build as build_config
-from cluster.config import read_yaml, set_key
 from cluster.program import run_program
 from trainer.config import TrainConfig
 from trainer.data.build import build
@@ -61,8 +61,7 @@ def main() -> int:
     """Parse the command line and do what it says."""
     arguments = _parser().parse_args()
     recipe = read_yaml(arguments.config)
-    for assignment in arguments.set:
-        set_key(recipe, assignment)
+    set_keys(recipe, arguments.set)
     config = build_config(TrainConfig, recipe.get("train") or {}, "train")
     print(arguments.run(config, arguments), flush=True)
     return 0
@@ -76,14 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="select|build|check|encode")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml")
-    shared.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe, such as train.data.path=data/other",
-    )
+    add_set_option(shared, "change the recipe, such as train.data.path=data/other")
 
     building = commands.add_parser(
         "build",

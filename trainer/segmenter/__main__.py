@@ -18,7 +18,7 @@ import os
 import sys
 from pathlib import Path
 
-from cluster.config import build, describe, read_yaml, set_key
+from cluster.config import add_set_option, build, describe, read_yaml, set_keys
 from cluster.program import run_program
 from trainer.data.build import build as build_samples
 from trainer.data.jobs import in_processes
@@ -36,18 +36,10 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="settings, in YAML")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change them, such as steps=4000",
-    )
+    add_set_option(parser, "change them, such as steps=4000")
     arguments = parser.parse_args()
     settings = read_yaml(arguments.config)
-    for assignment in arguments.set:
-        set_key(settings, assignment)
+    set_keys(settings, arguments.set)
     train(build(SegmenterConfig, settings))
     return 0
 
