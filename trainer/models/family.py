@@ -130,6 +130,18 @@ class Family(ABC):
         """Pixels per latent, each way."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    def latent_shape(self, height: int, width: int, whose: str) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture of so many pixels.
+
+        ValueError, which begins with `whose`, if the model takes none of that size.
+        """
+        scale = self.latent_scale
+        if height % scale or width % scale:
+            raise ValueError(
+                f"{whose} {width} x {height} pixels: this model takes multiples of {scale}"
+            )
+        return int(self.vae.config.latent_channels), height // scale, width // scale
+
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
@@ -159,18 +171,20 @@ class Family(ABC):
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents as the denoiser sees them, of about unit variance."""
-        shift = float(self.vae.config.get("shift_factor") or 0.0)
-        return (latents - shift) * float(self.vae.config.scaling_factor)
+        return (latents - self._latent_shift) * float(self.vae.config.scaling_factor)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents (batch channels h w) as RGB: fp32, batch 3 height width; gradients pass.
 
         0 to 1 and somewhat beyond: nothing is clipped.
         """
-        shift = float(self.vae.config.get("shift_factor") or 0.0)
-        inputs = latents / float(self.vae.config.scaling_factor) + shift
+        inputs = latents / float(self.vae.config.scaling_factor) + self._latent_shift
         pixels: Tensor = self.vae.decode(inputs.to(self.vae.dtype)).sample
         return pixels.float() / 2 + 0.5
+
+    @property
+    def _latent_shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
 
     def tokenize(self, captions: Sequence[str]) -> TokenIds:
         """The tokens of captions for each text encoder; what is too long is cut."""

@@ -141,13 +141,8 @@ class Denoising(Objective):
             channels, height, width = batch.posterior.shape[2:]
             return channels, height, width
         assert batch.images is not None, "a batch has pictures or their posterior"
-        scale = self.family.latent_scale
         height, width = batch.images.shape[2:]
-        if height % scale or width % scale:
-            raise ValueError(
-                f"the samples are {width} x {height} pixels: this model takes multiples of {scale}"
-            )
-        return self.family.vae.config.latent_channels, height // scale, width // scale
+        return self.family.latent_shape(height, width, "the samples are")
 
     def latents(self, batch: Batch, posterior: Tensor) -> Tensor:
         """The scaled latents of a batch's pictures, fp32."""

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from trainer.data.loader import TextLine
 from trainer.models.recogniser import Reading, Recogniser, in_batches
+from trainer.objectives.ctc import steps_needed
 from trainer.objectives.line_crops import Place, crop_line, fault_of, place_of
 
 
@@ -88,6 +88,4 @@ def _why_not(classes: Sequence[int] | None, steps: int) -> str:
     """Why a recogniser does not read a text of these classes in so many steps."""
     if classes is None:
         return "outside_list"
-    # A blank has to stand between two of a kind.
-    needed = len(classes) + sum(first == second for first, second in pairwise(classes))
-    return "too_long" if needed > steps else "unreadable"
+    return "too_long" if steps_needed(classes) > steps else "unreadable"

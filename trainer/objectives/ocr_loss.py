@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.data.loader import Batch
 from trainer.models.family import Family
 from trainer.models.recogniser import Reading, Recogniser, load_recogniser
 from trainer.objectives.config import OcrLossConfig
+from trainer.objectives.ctc import ctc_per_step
 from trainer.objectives.decoding import decode
 from trainer.objectives.legible_lines import Legible, Line, legible_lines, lines_of, read_lines
 from trainer.objectives.term import Denoised, Said, Term
@@ -86,22 +86,6 @@ class OcrLoss(Term):
             distances = (reading.features - features).square().mean(dim=(1, 2))
             losses = losses + self.perceptual * distances
         return losses
-
-
-def ctc_per_step(log_probabilities: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-    """-log P of each text (its classes) by log probabilities batch time classes, over time: batch.
-
-    Class 0 is the blank. A text that the time is too short for has no loss but infinity.
-    """
-    lines, time = log_probabilities.shape[:2]
-    losses = F.ctc_loss(
-        log_probabilities.transpose(0, 1),
-        torch.tensor([c for text in texts for c in text], device=log_probabilities.device),
-        input_lengths=torch.full((lines,), time),
-        target_lengths=torch.tensor([len(text) for text in texts]),
-        reduction="none",
-    )
-    return losses / time
 
 
 def _rows(lines: Iterable[Line]) -> list[int]:

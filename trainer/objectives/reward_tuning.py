@@ -49,7 +49,8 @@ class RewardTuning(Objective):
         self.seed = config.seed
         self.prediction = predicted_by(family, config)
         self.chain = Chain(family, self.prediction, config.reward)
-        self.latent_shape = _latent_shape(family, config.reward)
+        height, width = config.reward.height, config.reward.width
+        self.latent_shape = family.latent_shape(height, width, "train.reward draws")
         self._text_learns = config.text_encoder != "frozen"
         self.original = _frozen(family, config) if self._text_learns else family
         self.rewards = open_rewards(config.reward, family.device)
@@ -126,17 +127,6 @@ class RewardTuning(Objective):
         scalars = {f"reward_{name}": mean.detach() for name, mean in means.items()}
         scalars |= {f"judged_{name}": one.judged.float().mean() for name, one in judged.items()}
         return scalars | ({"distance": distance.detach()} if self._text_learns else {})
-
-
-def _latent_shape(family: Family, config: RewardConfig) -> tuple[int, int, int]:
-    scale = family.latent_scale
-    if config.height % scale or config.width % scale:
-        raise ValueError(
-            f"train.reward draws {config.width} x {config.height} pixels: this model takes "
-            f"multiples of {scale}"
-        )
-    channels = int(family.vae.config.latent_channels)
-    return channels, config.height // scale, config.width // scale
 
 
 def _frozen(family: Family, config: TrainConfig) -> Family:

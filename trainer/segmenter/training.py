@@ -147,7 +147,7 @@ def _latents_and_labels(
     """Scaled latents, batch channels h w, and the label of each, batch h w."""
     assert batch.images is not None
     assert batch.characters is not None
-    mean, std = family.encode_posterior(batch.images)
-    posterior = torch.randn(mean.shape, generator=noise).to(mean)
-    latents = family.scale_latents(mean + std * posterior).float()
+    rows, _, height, width = batch.images.shape
+    shape = family.latent_shape(height, width, "the samples are")
+    latents = family.encode_images(batch.images, torch.randn(rows, *shape, generator=noise)).float()
     return latents, latent_labels(batch.characters, latents.shape[2:]).to(latents.device)

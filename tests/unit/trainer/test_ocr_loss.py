@@ -24,10 +24,11 @@ from trainer.models.rgb import rgb_pixels
 from trainer.models.trained import Trained
 from trainer.objectives import decoding, ocr_loss
 from trainer.objectives.config import ObjectiveConfig, OcrLossConfig, TermConfig
+from trainer.objectives.ctc import ctc_per_step
 from trainer.objectives.decoding import decode
 from trainer.objectives.denoising import Denoising
 from trainer.objectives.noising import Schedule
-from trainer.objectives.ocr_loss import OcrLoss, ctc_per_step
+from trainer.objectives.ocr_loss import OcrLoss
 from trainer.objectives.term import Denoised
 
 GREY = (0.5, 0.5, 0.5)

@@ -1,6 +1,7 @@
 """The rewards that a recipe names, their networks loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -43,22 +44,24 @@ def _open(name: str, config: RewardConfig, device: torch.device) -> Reward:
         key = f"train.reward.networks.{network}"
         given = getattr(config.networks, network)
         assert given is not None, key  # the settings refuse that
-        try:
+        with _told_of(name, key):
             return find_network(given)
-        except MissingNetwork as error:
-            raise MissingNetwork(
-                f"the reward {name} needs a network, and {error}: put it there, or set {key}"
-            ) from None
 
     return OPENED_BY[name](find, str(device))
 
 
 def _open_ocr(config: RewardConfig, device: torch.device) -> Reward:
-    try:
+    with _told_of("ocr", "train.reward.recogniser"):
         recogniser = load_recogniser(config.recogniser).to(device)
+    return OcrReward(recogniser, DetectedLines() if config.line == "detected" else None)
+
+
+@contextmanager
+def _told_of(reward: str, key: str) -> Iterator[None]:
+    """A network that is missing is told with the reward that needs it and the key that names it."""
+    try:
+        yield
     except MissingNetwork as error:
         raise MissingNetwork(
-            f"the reward ocr needs a network, and {error}: put it there, or set "
-            "train.reward.recogniser"
+            f"the reward {reward} needs a network, and {error}: put it there, or set {key}"
         ) from None
-    return OcrReward(recogniser, DetectedLines() if config.line == "detected" else None)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor
 from trainer.data.framing import quoted_texts
 from trainer.models.recogniser import Recogniser, in_batches
 from trainer.models.rgb import resize
+from trainer.objectives.ctc import steps_needed
 from trainer.objectives.rewards.reward import Judged
 
 Classes = tuple[int, ...]
@@ -84,17 +84,13 @@ def log_likelihood(log_probabilities: Tensor, text: Sequence[Classes]) -> Tensor
 
     On the CPU: the gradient that torch computes on a GPU differs from run to run.
     """
-    times, repeated = (
-        len(log_probabilities),
-        sum(one == next_one for one, next_one in pairwise(text)),
-    )
-    if len(text) + repeated > times:
+    if steps_needed(text) > len(log_probabilities):
         return None
     kinds = list(dict.fromkeys(text))
     loss = F.ctc_loss(
         _merged(log_probabilities.float().cpu(), kinds),
         torch.tensor([1 + kinds.index(one) for one in text]),
-        torch.tensor(times),
+        torch.tensor(len(log_probabilities)),
         torch.tensor(len(text)),
         reduction="sum",
     )
