@@ -63,7 +63,7 @@ def _missing_networks(train: TrainConfig) -> Iterator[str]:
     named = {f"train.reward.{key}": name for key, name in rewards.items()}
     characters, ocr = train.objective.characters, train.objective.ocr
     if characters:
-        named["train.objective.characters.segmenter"] = str(characters.segmenter.absolute())
+        named["train.objective.characters.segmenter"] = str(characters.segmenter)
     if ocr and ocr.recogniser:
         named["train.objective.ocr.recogniser"] = ocr.recogniser
     for key, name in named.items():

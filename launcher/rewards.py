@@ -1,5 +1,6 @@
 """What tuning by rewards computes and holds: which pictures, how many calls of the UNet, judges."""
 
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -55,10 +56,15 @@ def _clip(name: str, given: str | None) -> Judges:
     if folder is None:
         return _not_counted(name, f"{given} is not on this machine")
     try:
-        shapes = read_network(folder)
+        shapes = _shapes_in(folder)
     except ValueError as error:
         return _not_counted(name, str(error))
     return _seen_by(shapes)
+
+
+@cache  # a page counts its work again and again
+def _shapes_in(folder: Path) -> Shapes:
+    return read_network(folder)
 
 
 def _not_counted(name: str, why: str) -> Judges:

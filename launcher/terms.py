@@ -4,6 +4,7 @@ A picture is decoded again there, one piece of a batch at a time; what read it i
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def _segmenter(path: Path, height: int, width: int) -> Judges:
     return Judges(weights=FP32 * sum(map(prod, shapes.values())), kept=FP32 * kept, flop=2.0 * flop)
 
 
+@cache  # a page counts its work again and again
 def _shapes_in(path: Path) -> Shapes:
     return read_header(path) if path.suffix == ".safetensors" else read_pickled(path)
 
