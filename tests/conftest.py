@@ -16,6 +16,7 @@ import pytest
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from cluster.exit_codes import ExitCode
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
@@ -245,6 +246,20 @@ def start_ranks() -> Iterator[Callable[..., Ranks]]:
     for ranks in started:
         ranks.process.kill()  # its ranks die with it
         ranks.process.wait()
+
+
+def kill_and_resume(
+    start_ranks: Callable[..., Ranks], run: RunFolder, after: int
+) -> tuple[Ranks, Ranks]:
+    """Ranks of which one is killed once this checkpoint is there, and those that end the run."""
+    killed = start_ranks(run)
+    killed.wait_for_checkpoint(after)
+    killed.kill_rank(1)
+    assert killed.wait() == ExitCode.RETRY_ELSEWHERE
+    resumed = start_ranks(run)
+    assert resumed.wait() == ExitCode.DONE, resumed.log()
+    assert min(resumed.losses()) > after  # it went on, it did not start over
+    return killed, resumed
 
 
 def wait_until(is_true: Callable[[], bool], timeout_s: float = 60) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder
-from tests.conftest import Ranks
+from tests.conftest import Ranks, kill_and_resume
 from trainer.models.segmenter import Segmenter, save_segmenter
 
 MakeRun = Callable[..., RunFolder]
@@ -70,13 +70,7 @@ def test_a_killed_run_goes_on_with_every_term_to_the_digit(
     assert min(shares) > 0
 
     run = make_run("killed", **changes)
-    killed = start_ranks(run)
-    killed.wait_for_checkpoint(1)
-    killed.kill_rank(1)
-    assert killed.wait() == ExitCode.RETRY_ELSEWHERE
-    resumed = start_ranks(run)
-    assert resumed.wait() == ExitCode.DONE, resumed.log()
-    assert min(numbers(resumed)) > 1
+    killed, resumed = kill_and_resume(start_ranks, run, after=1)
     assert numbers(killed) | numbers(resumed) == expected
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, verify
-from tests.conftest import Ranks
+from tests.conftest import Ranks, kill_and_resume
 
 MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
@@ -57,13 +57,7 @@ def test_a_killed_run_goes_on_to_the_digit(
     assert steps[0]["distance"] == 0 < steps[-1]["distance"]
 
     run = make_run("killed", **tuning, **KINDS[kind])
-    killed = start_ranks(run)
-    killed.wait_for_checkpoint(1)
-    killed.kill_rank(1)
-    assert killed.wait() == ExitCode.RETRY_ELSEWHERE
-    resumed = start_ranks(run)
-    assert resumed.wait() == ExitCode.DONE, resumed.log()
-    assert min(resumed.losses()) > 1
+    killed, resumed = kill_and_resume(start_ranks, run, after=1)
     assert killed.losses() | resumed.losses() == whole.losses()
     assert verify(run.export(3))["kind"] == "mixed"
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, published_steps, read_json, verify
-from tests.conftest import Ranks
+from tests.conftest import Ranks, kill_and_resume
 
 MakeRun = Callable[..., RunFolder]
 StartRanks = Callable[..., Ranks]
@@ -57,17 +57,10 @@ def test_a_killed_run_goes_on_with_the_losses_of_one_that_was_not(
     start_ranks: StartRanks,
 ) -> None:
     run = make_run("killed", **STEPS, **KINDS[kind])
-    killed = start_ranks(run)
-    killed.wait_for_checkpoint(5)
-    killed.kill_rank(1)
-    assert killed.wait() == ExitCode.RETRY_ELSEWHERE
+    killed, resumed = kill_and_resume(start_ranks, run, after=5)
     (record,) = killed.attempt.node_records()
     assert record["first_failed_rank"] == 1
     assert record["ranks"][1]["signal"] == "SIGKILL"
-
-    resumed = start_ranks(run)
-    assert resumed.wait() == ExitCode.DONE, resumed.log()
-    assert min(resumed.losses()) > 5  # it went on, it did not start over
     expected = undisturbed(kind)
     assert sorted(expected) == list(range(1, 21))
     assert killed.losses() | resumed.losses() == expected
