@@ -30,9 +30,12 @@ ENVIRONMENT = {
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray of two CPUs; the address that jobs are submitted to."""
     port, dashboard_port = free_port(), free_port()
+    # Jobs go to the agent, which goes without its port where another Ray of the machine has it.
+    agent_port = free_port()
     command = [
         *(str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
+        f"--dashboard-agent-listen-port={agent_port}",
         "--disable-usage-stats",
     ]
     log = tmp_path_factory.mktemp("ray") / "log"
@@ -41,7 +44,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             command, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        wait_until(lambda: listens(dashboard_port), 90)
+        wait_until(lambda: listens(dashboard_port) and listens(agent_port), 90)
         yield f"http://127.0.0.1:{dashboard_port}"
     finally:
         kill_session(ray.pid)
