@@ -145,7 +145,8 @@ def _words_of_length(
 
 
 @cache
-def _font(face: str, size_px: int) -> ImageFont.FreeTypeFont:
+def font_of(face: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """A face of FACES, letters about so many pixels high."""
     package, file = FACES[face]
     return ImageFont.truetype(str(Path(str(files(package))) / "files" / file), size_px)
 
@@ -154,7 +155,7 @@ def _fitting_font(face: str, text: str, size: tuple[int, int]) -> ImageFont.Free
     """The largest size at which the text leaves its margin free."""
     room_x, room_y = size[0] - 2 * MARGIN_PX, size[1] - 2 * MARGIN_PX
     for size_px in range(2 * size[1], 1, -1):
-        font = _font(face, size_px)
+        font = font_of(face, size_px)
         left, top, right, bottom = font.getbbox(text)
         if right - left <= room_x and bottom - top <= room_y:
             return font
