@@ -1,4 +1,4 @@
-"""The command line: letterpress submit, plan, status, logs, stop, resume, board and the rest."""
+"""The command line: letterpress submit, plan, doctor, status, logs, stop, resume and the rest."""
 
 import argparse
 import os
@@ -19,6 +19,7 @@ from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe
 
 RUNS = Path("runs")
+DEFAULT_RECIPE = Path("recipes/mini.yaml")
 FOLLOW_EVERY_S = 0.5
 
 DESCRIPTION = """\
@@ -27,6 +28,7 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
   letterpress submit recipes/mini.yaml            train and score on this machine; Ctrl-C saves
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
   letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
+  letterpress doctor recipes/mini.yaml            what this machine lacks for it, and what mends it
   letterpress status                              all runs; `status runs/mini` for one
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
@@ -74,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.add_argument("--gpus-per-node", type=int, help="default: ranks.per_node")
     plan_parser.add_argument("--gpu-memory-gb", type=float, help="of one GPU, as nvidia-smi shows")
     plan_parser.add_argument("--images-per-s", type=float, help="of one GPU, if it was measured")
+    doctor_parser = add("doctor", doctor_command)
+    _recipe_arguments(doctor_parser, default=DEFAULT_RECIPE)
     freeze_parser = add("freeze", freeze_command)
     _recipe_arguments(freeze_parser)
     run_parser = add("resume", resume)
@@ -130,6 +134,15 @@ def plan_command(arguments: argparse.Namespace) -> int:
     )
     print(plan(recipe, machines, arguments.images_per_s))
     return ExitCode.DONE
+
+
+def doctor_command(arguments: argparse.Namespace) -> int:
+    """Tell what a recipe needs that this machine and its cluster lack, and what mends it."""
+    from launcher.doctor.page import doctor, show
+
+    page, code = doctor(_recipe(arguments), RUNS)
+    show(page)
+    return code
 
 
 def resume(arguments: argparse.Namespace) -> int:
@@ -232,8 +245,12 @@ def keys(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
+def _recipe_arguments(parser: argparse.ArgumentParser, default: Path | None = None) -> None:
+    """A recipe and what changes it; with a `default` it may be left out."""
+    about = "a YAML file; see recipes/" + (f"; default {default}" if default else "")
+    parser.add_argument(
+        "recipe", type=Path, help=about, default=default, nargs="?" if default else None
+    )
     add_set_option(parser, "change the recipe, such as train.steps=200 train.zero.stage=3")
     parser.add_argument("--name", help="of the run; default: the recipe's name")
 
