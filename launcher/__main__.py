@@ -21,6 +21,10 @@ from launcher.recipe import Recipe, check_ranks, load_recipe
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
 FOLLOW_EVERY_S = 0.5
+PLAN_NUMBERS = (
+    "nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s", "node_gbit_per_s",
+    "price_per_gpu_hour",
+)  # fmt: skip
 
 DESCRIPTION = """\
 Fine-tune text-to-image models and score every checkpoint while training goes on.
@@ -76,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.add_argument("--gpus-per-node", type=int, help="default: ranks.per_node")
     plan_parser.add_argument("--gpu-memory-gb", type=float, help="of one GPU, as nvidia-smi shows")
     plan_parser.add_argument("--images-per-s", type=float, help="of one GPU, if it was measured")
+    plan_parser.add_argument(
+        "--node-gbit-per-s", type=float, help="that a node sends others; default: 200"
+    )
+    plan_parser.add_argument("--price-per-gpu-hour", type=float, help="in any currency")
     doctor_parser = add("doctor", doctor_command)
     _recipe_arguments(doctor_parser, default=DEFAULT_RECIPE)
     freeze_parser = add("freeze", freeze_command)
@@ -119,11 +127,13 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
-    """Tell what a recipe takes: memory at each ZeRO stage, hours, checkpoints. Starts nothing."""
-    from launcher.plan import Machines, plan
+    """Tell what a recipe takes: memory at each ZeRO stage, hours, saves, cost. Starts nothing."""
+    from launcher.hours import Asked
+    from launcher.plan import plan
+    from launcher.speed import NODE_GBIT_PER_S, Machines
 
     recipe = _recipe(arguments)
-    for name in ("nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s"):
+    for name in PLAN_NUMBERS:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
@@ -131,8 +141,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes or recipe.ranks.nodes,
         gpus_per_node=arguments.gpus_per_node or recipe.ranks.per_node,
         gpu_memory_gb=arguments.gpu_memory_gb,
+        gbit_per_s=arguments.node_gbit_per_s or NODE_GBIT_PER_S,
     )
-    print(plan(recipe, machines, arguments.images_per_s))
+    asked = Asked(images_per_s=arguments.images_per_s, price=arguments.price_per_gpu_hour)
+    print(plan(recipe, machines, asked))
     return ExitCode.DONE
 
 
