@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
+from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
+from cluster.queue_time import queued_at
 from cluster.run_folder import AttemptFolder, RunFolder
 from cluster.state import begin_attempt, end_attempt, summed_up
 from launcher.freeze import freeze
@@ -180,8 +182,11 @@ def begin(arguments: argparse.Namespace) -> int:
     """Open the next attempt of a run and print its number (for batch scripts)."""
     run = RunFolder.existing(arguments.run)
     job = os.environ.get("SLURM_JOB_ID")
-    backend = {"backend": "slurm", "job": job} if job else {"backend": "other"}
-    print(begin_attempt(run, **backend))
+    if job is None:
+        print(begin_attempt(run, backend="other"))
+        return ExitCode.DONE
+    queued = queued_at(job)  # null: SLURM gave no answer, and the queue stays unknown
+    print(begin_attempt(run, backend="slurm", job=job, queued=queued))
     return ExitCode.DONE
 
 
@@ -190,6 +195,7 @@ def end(arguments: argparse.Namespace) -> int:
     run = RunFolder.existing(arguments.run)
     code = summed_up(run, arguments.attempt)
     print(f"{run.root.name} is {end_attempt(run, arguments.attempt, code)}")
+    draw_accounts(run)
     return code
 
 
