@@ -16,7 +16,7 @@ def accounts_table(run: RunFolder, state: dict[str, Any]) -> list[str]:
     parts = accounts_of(run, state)
     if not parts:
         return []
-    on_gpus = (read_yaml(run.recipe)["train"]).get("device", "cuda") == "cuda"
+    on_gpus = read_yaml(run.recipe)["train"].get("device", "cuda") == "cuda"
     unit = "GPU-hours" if on_gpus else "rank-hours"
     named = [(f"attempt {r['number']}", p) for r, p in zip(state["attempts"], parts, strict=True)]
     named += [("all", total(parts))] if len(parts) > 1 else []
