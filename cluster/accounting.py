@@ -108,7 +108,11 @@ class Account:
 def accounts(attempts: Sequence[AttemptFacts], newest_checkpoint: int) -> list[Account]:
     """The account of each attempt, in order; `newest_checkpoint` is the step of the run's last."""
     return [
-        _account(attempt, _kept(attempt, attempts[number + 1 :], newest_checkpoint))
+        _account(
+            attempt,
+            _kept(attempt, attempts[number + 1 :], newest_checkpoint),
+            attempts[number - 1].ended if number else 0.0,
+        )
         for number, attempt in enumerate(attempts)
     ]
 
@@ -128,14 +132,15 @@ def _kept(attempt: AttemptFacts, later: Sequence[AttemptFacts], newest_checkpoin
     return min(resumed, default=newest_checkpoint if attempt.failed else inf)
 
 
-def _account(attempt: AttemptFacts, kept: float) -> Account:
+def _account(attempt: AttemptFacts, kept: float, ended_before: float) -> Account:
     useful_s, lost_s = _step_times(attempt.steps, kept)
     for cause, seconds in (*_pauses(attempt), *_ends(attempt)):
         lost_s[cause] += max(0.0, seconds)
     known_s = useful_s + sum(lost_s.values())
     lost_s["other"] += max(0.0, attempt.ended - attempt.started - known_s)
     if attempt.queued is not None:
-        lost_s["queue"] = max(0.0, attempt.started - attempt.queued)
+        # A job that is queued again may keep the time at which it was first asked for.
+        lost_s["queue"] = max(0.0, attempt.started - max(attempt.queued, ended_before))
     return Account(
         useful_s=attempt.ranks * useful_s,
         lost_s={c: attempt.ranks * lost_s[c] for c in CAUSES if c in lost_s},

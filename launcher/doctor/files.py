@@ -63,9 +63,8 @@ def _as_finding(line: str, name: str = r"\S+") -> Finding:
     """A line that names a thing, says what is wrong with it, and after a last colon what to do."""
     named = re.match(name, line)
     assert named is not None, line
-    fault, colon, mend = line[named.end() :].lstrip(": ").rpartition(": ")
-    if not colon:
-        fault, mend = "something is not set", mend.partition(": ")[2] or mend
+    fault, _, mend = line[named.end() :].lstrip(": ").rpartition(": ")
+    fault = fault or "it is not whole"
     hub = ON_THE_HUB.search(fault)
     if hub:
         owner, model, *file = hub[1].split("/")

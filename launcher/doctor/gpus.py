@@ -88,7 +88,9 @@ def gpu_findings(
 def torch_findings(recipe: Recipe, answer: Answer, gpus_here: bool) -> Iterator[Finding]:
     """Rows on torch, its CUDA, what the ranks talk by, and DeepSpeed."""
     if answer.text is None:
-        yield lacks("torch", answer.silence, "`make install`, in the checkout")
+        lost = "No module named" in answer.silence
+        mend = "`make install`" if lost else "`python -m trainer.installed` shows more"
+        yield lacks("torch", answer.silence, mend)
         return
     said = json.loads(answer.text.splitlines()[-1])
     on_gpu = recipe.train.device == "cuda"
@@ -145,7 +147,7 @@ def _backend(said: dict[str, Any], on_gpu: bool) -> Finding:
     if not said["gloo"]:
         return lacks("gloo", "torch was built without it", INSTALL)
     if said["nccl"]:
-        return ok("NCCL, gloo", f"NCCL {said['nccl']}, and gloo")
+        return ok("communication", f"NCCL {said['nccl']} and gloo")
     if on_gpu:
-        return lacks("NCCL, gloo", "gloo; torch was built without NCCL", INSTALL)
-    return not_needed("NCCL, gloo", "gloo, which the recipe's ranks talk by; no NCCL")
+        return lacks("communication", "gloo; torch was built without NCCL", INSTALL)
+    return not_needed("communication", "gloo, which the recipe's ranks talk by; no NCCL")

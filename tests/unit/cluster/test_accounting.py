@@ -52,6 +52,12 @@ def test_the_queue_is_requested_and_not_used() -> None:
     assert "queue" not in unknown.lost_s  # absent, never zero
 
 
+def test_a_queue_begins_no_earlier_than_the_attempt_before_it_ended() -> None:
+    again = replace(WHOLE, number=1, queued=400, started=1268, ended=1416, resumed_from=40)
+    _, part = account(replace(WHOLE, queued=400), replace(again, steps=()))
+    assert part.lost_s["queue"] == 8 * (1268 - 1148)
+
+
 def test_steps_that_a_later_attempt_repeats_are_rework() -> None:
     failed = replace(WHOLE, failed=True)
     again = replace(WHOLE, number=1, started=2000, ended=2131, resumed_from=20)

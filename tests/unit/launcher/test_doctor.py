@@ -82,7 +82,7 @@ def test_a_laptop_without_slurm_and_gpus_lacks_nothing_for_the_mini_recipe(mini:
     )
     found = by_name(f for _, rows in examine(mini, Path("runs"), answers) for f in rows)
     assert found["SLURM"].found == "no sinfo on PATH; --on local does without"
-    for name in ("SLURM", "GPUs", "NCCL, gloo", "Ray"):
+    for name in ("SLURM", "GPUs", "communication", "Ray"):
         assert found[name].state == "not needed"
     assert [f.what for f in found.values() if f.state == "lacks"] == []
 
@@ -132,7 +132,7 @@ def test_a_torch_that_cannot_use_the_gpus_says_why(on_gpus: Recipe, mini: Recipe
 def test_a_torch_for_the_cpu_is_no_torch_for_gpus(on_gpus: Recipe, mini: Recipe) -> None:
     cpu = said(torch="2.13.0+cpu", cuda=None, nccl=None)
     wrong = by_name(torch_findings(on_gpus, cpu, gpus_here=True))
-    assert [wrong[name].state for name in ("torch", "NCCL, gloo")] == ["lacks", "lacks"]
+    assert [wrong[name].state for name in ("torch", "communication")] == ["lacks", "lacks"]
     assert [f.state for f in torch_findings(mini, cpu, gpus_here=False)] == [
         "ok",
         "not needed",
@@ -143,6 +143,10 @@ def test_a_torch_for_the_cpu_is_no_torch_for_gpus(on_gpus: Recipe, mini: Recipe)
 def test_a_torch_that_does_not_answer_and_a_deepspeed_that_fails_are_lacking(mini: Recipe) -> None:
     (finding,) = torch_findings(mini, Answer(silence="python gave no answer in 17 s"), False)
     assert (finding.state, finding.found) == ("lacks", "python gave no answer in 17 s")
+    assert finding.mend == "`python -m trainer.installed` shows more"
+    gone = Answer(silence="python: ModuleNotFoundError: No module named 'torch'")
+    (finding,) = torch_findings(mini, gone, False)
+    assert finding.mend == "`make install`"
     broken = said(deepspeed=None, deepspeed_fault="ImportError: no module named hjson")
     found = by_name(torch_findings(mini, broken, gpus_here=False))["DeepSpeed"]
     assert (found.state, found.found) == ("lacks", "ImportError: no module named hjson")
