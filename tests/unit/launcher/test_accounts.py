@@ -28,9 +28,8 @@ def test_a_row_for_each_attempt_and_one_for_all(run: RunFolder) -> None:
     for code in (75, 0):
         end_attempt(run, begin_attempt(run), code)
     state = read_json(run.state)
-    for attempt in state["attempts"]:
-        attempt |= {"started": 0.0, "ended": 1800.0}
-    state["attempts"][1]["queued"] = -3600.0
+    state["attempts"][0] |= {"started": 0.0, "ended": 1800.0}
+    state["attempts"][1] |= {"queued": 1800.0, "started": 5400.0, "ended": 7200.0}
     lines = [" ".join(line.split()) for line in accounts_table(run, state)]
     # Two ranks for half an hour, of which nothing is known but that no step was made.
     assert lines == [
