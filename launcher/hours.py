@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from cluster.table import align
 from launcher.failures import FAILURES, Failing, between_failures_s
@@ -125,7 +126,8 @@ def _table(
         return failing.goodput(config.save_every * speed.step_s) if failing else 1.0
 
     def hours(speed: Speed) -> float:
-        return config.steps * speed.step_s / goodput(speed) / 3600
+        share = goodput(speed)  # 0: it never ends
+        return config.steps * speed.step_s / share / 3600 if share else inf
 
     if speeds[0].computing_s is not None:
         row("computing, s a step", lambda speed: speed.computing_s or 0.0, ".3f")

@@ -272,6 +272,13 @@ def test_hours_and_cost_follow_from_speed_goodput_and_price() -> None:
     assert rows["least is lost by saving every … steps"] == f"{best:,}"
 
 
+def test_a_run_that_fails_oftener_than_it_saves_never_ends() -> None:
+    keys = ["train.device=cuda", "train.precision=bf16", "train.global_batch=131072"]
+    many = Machines(nodes=16_384, gpus_per_node=8)
+    page = plan(load_recipe(MINI, keys), many, Asked(images_per_s=0.001))
+    assert ["hours", "inf"] in [line.split() for line in page.splitlines()]
+
+
 def test_a_cpu_has_no_hours_until_it_is_measured_and_no_failures() -> None:
     recipe = load_recipe(MINI)
     two = Machines(nodes=1, gpus_per_node=2)
