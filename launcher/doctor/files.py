@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.ask import Answer, ask
 from cluster.config import to_yaml
-from cluster.run_folder import write_text
+from cluster.run_folder import MANIFEST, write_text
 from launcher.doctor.finding import Finding, lacks, not_needed, ok
 from launcher.missing import missing_files
 from launcher.recipe import Recipe
@@ -40,7 +40,7 @@ def file_findings(recipe: Recipe, farm: Answer) -> Iterator[Finding]:
     if "train.model" not in lacking:
         yield ok("train.model", _short(recipe.train.model))
     if not any(what.startswith("train.data") for what in lacking):
-        yield ok("train.data", _short(recipe.train.data.path))
+        yield ok("train.data", _data(recipe.train.data.path))
     yield from missing
     yield from farm_findings(recipe, farm)
     yield _ocr_models(recipe)
@@ -83,6 +83,12 @@ def _ocr_models(recipe: Recipe) -> Finding:
     if not wanted:
         return not_needed(what, "rapidocr, whose wheel has them, is not whole here")
     return lacks(what, "they come with rapidocr", "pip install -c constraints.txt rapidocr")
+
+
+def _data(path: Path) -> str:
+    """Where the samples are; what is not there is built from its sources."""
+    built = (path / MANIFEST).is_file()
+    return _short(path) + ("" if built else ", which is made when the run starts")
 
 
 def _short(path: str | Path) -> str:

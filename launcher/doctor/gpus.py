@@ -150,4 +150,4 @@ def _backend(said: dict[str, Any], on_gpu: bool) -> Finding:
         return ok("communication", f"NCCL {said['nccl']} and gloo")
     if on_gpu:
         return lacks("communication", "gloo; torch was built without NCCL", INSTALL)
-    return not_needed("communication", "gloo, which the recipe's ranks talk by; no NCCL")
+    return ok("communication", "gloo, by which ranks on the CPU talk; no NCCL")

@@ -82,7 +82,7 @@ def test_a_laptop_without_slurm_and_gpus_lacks_nothing_for_the_mini_recipe(mini:
     )
     found = by_name(f for _, rows in examine(mini, Path("runs"), answers) for f in rows)
     assert found["SLURM"].found == "no sinfo on PATH; --on local does without"
-    for name in ("SLURM", "GPUs", "communication", "Ray"):
+    for name in ("SLURM", "GPUs", "Ray"):
         assert found[name].state == "not needed"
     assert [f.what for f in found.values() if f.state == "lacks"] == []
 
@@ -133,11 +133,7 @@ def test_a_torch_for_the_cpu_is_no_torch_for_gpus(on_gpus: Recipe, mini: Recipe)
     cpu = said(torch="2.13.0+cpu", cuda=None, nccl=None)
     wrong = by_name(torch_findings(on_gpus, cpu, gpus_here=True))
     assert [wrong[name].state for name in ("torch", "communication")] == ["lacks", "lacks"]
-    assert [f.state for f in torch_findings(mini, cpu, gpus_here=False)] == [
-        "ok",
-        "not needed",
-        "ok",
-    ]
+    assert [f.state for f in torch_findings(mini, cpu, gpus_here=False)] == ["ok", "ok", "ok"]
 
 
 def test_a_torch_that_does_not_answer_and_a_deepspeed_that_fails_are_lacking(mini: Recipe) -> None:
