@@ -26,7 +26,8 @@ from benchmarks.machine import machine
 from benchmarks.models import write_model
 from benchmarks.ranks import on_ranks, start_training, train_config
 from launcher.memory import STAGES
-from launcher.plan import open_model, stage_memories
+from launcher.model import open_model
+from launcher.plan import stage_memories
 from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig

@@ -37,7 +37,7 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        _check_reachable(address)
+        check_reachable(address)
     # A short path: sockets lie below it, and their names may have 107 letters.
     folder = None if address else tempfile.mkdtemp(prefix="letterpress-ray-")
     import ray
@@ -67,7 +67,7 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """MachineFault if nobody listens at host:port: Ray itself would try for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not (host and port.isdigit()):

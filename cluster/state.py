@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from cluster.attempt_facts import add_accounts
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
 
@@ -46,5 +47,6 @@ def end_attempt(run: RunFolder, number: int, code: int) -> str:
     state["outcome"] = (
         OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"
     )
+    add_accounts(run, state)
     write_json(run.state, state)
     return str(state["outcome"])

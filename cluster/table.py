@@ -49,12 +49,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines, the first column left-aligned, the others right-aligned."""
+def align(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """The rows as lines, the first `left` columns left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

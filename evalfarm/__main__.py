@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
     suites = commands.add_parser("suites", help="show what suites there are, and what they lack")
     suites.set_defaults(act=_suites)
+    suites.add_argument("suite", nargs="*", help="names or YAML files; default: all there are")
     for command in (score, suites):
         command.add_argument(
             "--config", type=Path, help="a recipe whose eval section says how; else its defaults"
@@ -107,7 +108,7 @@ def _suites(arguments: argparse.Namespace) -> None:
     from evalfarm.suite_files import suite_names
     from evalfarm.suite_table import suite_table
 
-    print(suite_table(suite_names(), _config(arguments)))
+    print(suite_table(arguments.suite or suite_names(), _config(arguments)))
 
 
 def _config(arguments: argparse.Namespace, **keys: Any) -> EvalConfig:

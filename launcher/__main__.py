@@ -1,4 +1,4 @@
-"""The command line: letterpress submit, plan, status, logs, stop, resume, board and the rest."""
+"""The command line: letterpress submit, plan, doctor, status, logs, stop, resume and the rest."""
 
 import argparse
 import os
@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
+from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
+from cluster.queue_time import queued_at
 from cluster.run_folder import AttemptFolder, RunFolder
 from cluster.state import begin_attempt, end_attempt, summed_up
 from launcher.freeze import freeze
@@ -19,7 +21,12 @@ from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe
 
 RUNS = Path("runs")
+DEFAULT_RECIPE = Path("recipes/mini.yaml")
 FOLLOW_EVERY_S = 0.5
+PLAN_NUMBERS = (
+    "nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s", "node_gbit_per_s",
+    "price_per_gpu_hour",
+)  # fmt: skip
 
 DESCRIPTION = """\
 Fine-tune text-to-image models and score every checkpoint while training goes on.
@@ -27,6 +34,7 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
   letterpress submit recipes/mini.yaml            train and score on this machine; Ctrl-C saves
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
   letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
+  letterpress doctor recipes/mini.yaml            what this machine lacks for it, and what mends it
   letterpress status                              all runs; `status runs/mini` for one
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
@@ -74,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.add_argument("--gpus-per-node", type=int, help="default: ranks.per_node")
     plan_parser.add_argument("--gpu-memory-gb", type=float, help="of one GPU, as nvidia-smi shows")
     plan_parser.add_argument("--images-per-s", type=float, help="of one GPU, if it was measured")
+    plan_parser.add_argument(
+        "--node-gbit-per-s", type=float, help="that a node sends others; default: 200"
+    )
+    plan_parser.add_argument("--price-per-gpu-hour", type=float, help="in any currency")
+    doctor_parser = add("doctor", doctor_command)
+    _recipe_arguments(doctor_parser, default=DEFAULT_RECIPE)
     freeze_parser = add("freeze", freeze_command)
     _recipe_arguments(freeze_parser)
     run_parser = add("resume", resume)
@@ -115,11 +129,13 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
-    """Tell what a recipe takes: memory at each ZeRO stage, hours, checkpoints. Starts nothing."""
-    from launcher.plan import Machines, plan
+    """Tell what a recipe takes: memory at each ZeRO stage, hours, saves, cost. Starts nothing."""
+    from launcher.hours import Asked
+    from launcher.plan import plan
+    from launcher.speed import NODE_GBIT_PER_S, Machines
 
     recipe = _recipe(arguments)
-    for name in ("nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s"):
+    for name in PLAN_NUMBERS:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value:g}")
@@ -127,9 +143,20 @@ def plan_command(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes or recipe.ranks.nodes,
         gpus_per_node=arguments.gpus_per_node or recipe.ranks.per_node,
         gpu_memory_gb=arguments.gpu_memory_gb,
+        gbit_per_s=arguments.node_gbit_per_s or NODE_GBIT_PER_S,
     )
-    print(plan(recipe, machines, arguments.images_per_s))
+    asked = Asked(images_per_s=arguments.images_per_s, price=arguments.price_per_gpu_hour)
+    print(plan(recipe, machines, asked))
     return ExitCode.DONE
+
+
+def doctor_command(arguments: argparse.Namespace) -> int:
+    """Tell what a recipe needs that this machine and its cluster lack, and what mends it."""
+    from launcher.doctor.page import doctor, show
+
+    page, code = doctor(_recipe(arguments), RUNS)
+    show(page)
+    return code
 
 
 def resume(arguments: argparse.Namespace) -> int:
@@ -155,8 +182,11 @@ def begin(arguments: argparse.Namespace) -> int:
     """Open the next attempt of a run and print its number (for batch scripts)."""
     run = RunFolder.existing(arguments.run)
     job = os.environ.get("SLURM_JOB_ID")
-    backend = {"backend": "slurm", "job": job} if job else {"backend": "other"}
-    print(begin_attempt(run, **backend))
+    if job is None:
+        print(begin_attempt(run, backend="other"))
+        return ExitCode.DONE
+    queued = queued_at(job)  # null: SLURM gave no answer, and the queue stays unknown
+    print(begin_attempt(run, backend="slurm", job=job, queued=queued))
     return ExitCode.DONE
 
 
@@ -165,6 +195,7 @@ def end(arguments: argparse.Namespace) -> int:
     run = RunFolder.existing(arguments.run)
     code = summed_up(run, arguments.attempt)
     print(f"{run.root.name} is {end_attempt(run, arguments.attempt, code)}")
+    draw_accounts(run)
     return code
 
 
@@ -232,8 +263,12 @@ def keys(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="a YAML file; see recipes/")
+def _recipe_arguments(parser: argparse.ArgumentParser, default: Path | None = None) -> None:
+    """A recipe and what changes it; with a `default` it may be left out."""
+    about = "a YAML file; see recipes/" + (f"; default {default}" if default else "")
+    parser.add_argument(
+        "recipe", type=Path, help=about, default=default, nargs="?" if default else None
+    )
     add_set_option(parser, "change the recipe, such as train.steps=200 train.zero.stage=3")
     parser.add_argument("--name", help="of the run; default: the recipe's name")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.processes import kill_session, start_session
 from cluster.run_folder import AttemptFolder, RunFolder
@@ -98,6 +99,7 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
     finally:
         job.kill()
         outcome = end_attempt(run, attempt, code)
+        draw_accounts(run)
         job.follower.close()
         job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code

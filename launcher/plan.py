@@ -3,63 +3,25 @@
 Nothing is measured here. What is assumed is said on the page.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import prod, sqrt
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
 
 from cluster.table import align
-from launcher.blocks import below, blocks_of, text_encoder_flop
-from launcher.headers import Shapes, find_folder, network_shapes
+from launcher.hours import Asked, hours_lines
 from launcher.memory import STAGES, Memory, memory_at
+from launcher.model import Model, open_model, work_of
 from launcher.recipe import Recipe, check_ranks
-from launcher.rewards import mean_calls, rows_of
-from launcher.workload import Workload, caption_tokens, latent_scale, unet_blocks, workload_of
+from launcher.speed import Machines
 from trainer.config import TrainConfig, ZeroConfig, split_batch
 
 GIB = 2**30
 # Beside the tensors: CUDA's context, the libraries' workspaces, NCCL; and what the allocator loses.
 OUTSIDE_GIB = 1.5
 ALLOCATOR_LOSS = 1.05
-# TFLOP/s in bf16 without sparsity, by NVIDIA's data sheets. TF32, for fp32, is half of it.
-PEAK_TFLOPS = {"A100": 312, "H100 or H200": 989}
-# Of that peak. What MosaicML reached with Stable Diffusion 2 at 512 pixels on A100s (2023).
-MFU = 0.28
-# In a thousand days of a node of 8 GPUs: 419 in 54 days of 2048 nodes, as the report on Llama 3
-# counts them (arXiv 2407.21783).
-FAILURES = 3.8
-COPY_GB_PER_S = 10  # from a GPU to host memory, for which the steps wait
-# Forward passes that a forward and a backward pass take, by what learns.
-TIMES = {"full": 3, "lora": 2, "frozen": 1}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machines:
-    """What there is to run on."""
-
-    nodes: int
-    gpus_per_node: int
-    gpu_memory_gb: float | None
-    """GiB of one GPU; null: unknown."""
-
-    @property
-    def ranks(self) -> int:
-        """One for each GPU."""
-        return self.nodes * self.gpus_per_node
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model's networks and the pictures that it is trained on."""
-
-    networks: Mapping[str, Shapes]
-    height: int
-    width: int
-    size_from: str
-    """Where the size of the pictures was found."""
-
-
-def plan(recipe: Recipe, machines: Machines, images_per_s: float | None) -> str:
+def plan(recipe: Recipe, machines: Machines, asked: Asked) -> str:
     """The page; ValueError if the model is not there, or the batch cannot be split."""
     ranks = replace(recipe.ranks, nodes=machines.nodes, per_node=machines.gpus_per_node)
     recipe = replace(recipe, ranks=ranks)
@@ -72,31 +34,15 @@ def plan(recipe: Recipe, machines: Machines, images_per_s: float | None) -> str:
         *memory_table(memories, config),
         "",
         *_verdict(config, model, machines, memories),
-        *(f"        {line}" for line in _work(config, model).judges.assumed),
-        *_time(config, model, machines, images_per_s),
-        *_checkpoints(config, model, machines, images_per_s),
+        *(f"        {line}" for line in work_of(config, model).judges.assumed),
+        *hours_lines(config, model, machines, asked),
     ]
     return "\n".join(lines)
 
 
-def open_model(config: TrainConfig) -> Model:
-    """The shapes of the recipe's model, and the size of the pictures that it will see."""
-    networks = network_shapes(config.model)
-    data, own = config.data, _own_size(config.model) * latent_scale(networks)
-    if config.reward:
-        size, where = (config.reward.height, config.reward.width), "train.reward"
-    elif data.resolution:
-        size, where = (data.resolution, data.resolution), "train.data.resolution"
-    elif data.words:
-        size, where = (data.words.height, data.words.width), "train.data.words"
-    else:
-        size, where = (own, own), "the model's own; train.data.resolution is not set"
-    return Model(networks=networks, height=size[0], width=size[1], size_from=where)
-
-
 def stage_memories(config: TrainConfig, model: Model, ranks: int) -> list[Memory]:
     """What a rank needs at each stage."""
-    work = _work(config, model)
+    work = work_of(config, model)
     return [memory_at(stage, config, work, ranks) for stage in STAGES]
 
 
@@ -138,72 +84,8 @@ def recommended_stage(config: TrainConfig, ranks: int, fitting: list[int]) -> in
     return min(fitting)
 
 
-def picture_flop(config: TrainConfig, model: Model) -> dict[str, float]:
-    """Operations for one picture: in the networks that learn, to encode it, and to judge it.
-
-    The backward pass takes twice the forward pass, once where the weights are frozen; gradient
-    checkpointing takes the forward pass again (but for its few layers that are not repeated). With
-    a cache, nothing is encoded while training. Rewards encode captions alone.
-    """
-    again = config.speed.gradient_checkpointing
-    height, width, tokens = model.height, model.width, caption_tokens(model.networks)
-    encoder = blocks_of(below(model.networks["vae"], "encoder."), height, width)
-    train = _unet_flop(config, model)
-    encode = 0.0 if config.reward else float(sum(block.flop for block in encoder))
-    for name, shapes in model.networks.items():
-        if name.startswith("text_encoder"):
-            flop, learns = text_encoder_flop(shapes, tokens), config.how(name) != "frozen"
-            train += flop * (TIMES[config.how(name)] + again) if learns else 0
-            encode += 0 if learns and not config.reward else flop
-    work = _work(config, model)
-    judge = work.judges.flop + (work.decoding.flop if work.decoding else 0)
-    return {"train": train, "encode": 0.0 if config.data.cache else encode, "judge": judge}
-
-
-def _unet_flop(config: TrainConfig, model: Model) -> float:
-    unet = sum(block.flop for block in unet_blocks(model.networks, model.height, model.width))
-    learnt = max(TIMES[config.unet], 2) + config.speed.gradient_checkpointing
-    again = config.reward is not None and config.reward.checkpoint
-    calls, through = mean_calls(config)
-    return unet * rows_of(config) * (calls + through * (learnt + again))
-
-
-def seconds_per_step(
-    config: TrainConfig, model: Model, ranks: int, peak_tflops: float, mfu: float = MFU
-) -> float:
-    """At a share of a GPU's peak."""
-    halved = 1 if config.precision == "bf16" else 2
-    flop = sum(picture_flop(config, model).values()) * config.global_batch
-    return flop * halved / (ranks * peak_tflops * 1e12 * mfu)
-
-
-def checkpoint_bytes(config: TrainConfig, model: Model) -> tuple[float, float]:
-    """Of a checkpoint, fp32 masters, moments and average; and of the export beside it."""
-    work = _work(config, model)
-    checkpoint = 4 * (4 if config.ema else 3) * work.trained
-    if "full" not in (config.unet, config.text_encoder):
-        return checkpoint, 4 * work.trained  # the adapters
-    size = 2 if config.precision == "bf16" else 4
-    return checkpoint, size * (work.trained + work.base + work.frozen)  # a whole diffusers folder
-
-
-def save_interval_s(bytes_per_rank: float, nodes: int) -> float:
-    """Seconds between two saves that lose least: sqrt(2 * cost * time between failures).
-
-    Young 1974; Daly 2006 refines it where the two are near each other, which they are not here.
-    The cost is what the steps wait for, the copy to host memory; writing goes on beside them.
-    """
-    cost_s = max(1.0, bytes_per_rank / (COPY_GB_PER_S * 1e9))
-    between_failures_s = 1000 * 24 * 3600 / (FAILURES * nodes)
-    return sqrt(2 * cost_s * between_failures_s)
-
-
-def _work(config: TrainConfig, model: Model) -> Workload:
-    return workload_of(config, model.networks, model.height, model.width)
-
-
 def _head(name: str, config: TrainConfig, model: Model, machines: Machines) -> Iterator[str]:
-    work = _work(config, model)
+    work = work_of(config, model)
     numel = sum(prod(shape) for shapes in model.networks.values() for shape in shapes.values())
     split = split_batch(config, machines.ranks)
     yield (
@@ -268,65 +150,3 @@ def _change_that_fits(
                 stage_too = "" if "zero.stage" in change else f" train.zero.stage={stage}"
                 return change + stage_too
     return None
-
-
-def _time(
-    config: TrainConfig, model: Model, machines: Machines, images_per_s: float | None
-) -> Iterator[str]:
-    flop, pictures = picture_flop(config, model), config.steps * config.global_batch
-    judged = f", {flop['judge'] / 1e12:.3g} to judge it" if flop["judge"] else ""
-    yield (
-        f"time:   {flop['train'] / 1e12:.3g} TFLOP to learn a picture and "
-        f"{flop['encode'] / 1e12:.3g} to encode it{judged}, {pictures:,} pictures in "
-        f"{config.steps:,} steps"
-    )
-    if images_per_s is not None:
-        hours = pictures / (images_per_s * machines.ranks) / 3600
-        yield f"        {_hours(hours)} at {images_per_s:g} pictures/s on a GPU, as you say"
-    elif config.device == "cpu":
-        yield "        unknown on a CPU: --images-per-s says what one rank does"
-    else:
-        for gpu, peak in PEAK_TFLOPS.items():
-            seconds = seconds_per_step(config, model, machines.ranks, peak)
-            yield (
-                f"        {_hours(seconds * config.steps / 3600)} on {gpu}, assuming {MFU:.0%} of "
-                f"{peak / (1 if config.precision == 'bf16' else 2):g} TFLOP/s"
-            )
-
-
-def _checkpoints(
-    config: TrainConfig, model: Model, machines: Machines, images_per_s: float | None
-) -> Iterator[str]:
-    size, export = checkpoint_bytes(config, model)
-    saves = -(-config.steps // config.save_every)
-    yield (
-        f"saves:  {_size(size)} for a checkpoint and {_size(export)} for its export, {saves} times "
-        f"in the run (train.save_every {config.save_every})"
-    )
-    interval_s = save_interval_s(size / machines.ranks, machines.nodes)
-    if images_per_s is not None:
-        step_s = config.global_batch / (images_per_s * machines.ranks)
-    elif config.device == "cuda":
-        step_s = seconds_per_step(config, model, machines.ranks, PEAK_TFLOPS["A100"])
-    else:
-        step_s = 0.0
-    steps = f", {max(1, round(interval_s / step_s)):,} steps" if step_s else ""
-    yield (
-        f"        least is lost by a save every {_hours(interval_s / 3600)}{steps} (Young 1974), "
-        f"assuming {FAILURES} failures in 1000 node days and a copy to "
-        f"host memory at {COPY_GB_PER_S} GB/s; more often where jobs are preempted"
-    )
-
-
-def _own_size(model: str) -> int:
-    config = json.loads((find_folder(model) / "unet" / "config.json").read_text())
-    size = config["sample_size"]
-    return int(max(size) if isinstance(size, list) else size)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"

@@ -9,6 +9,7 @@ from typing import Any
 from cluster.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.table import align, results_table
+from launcher.accounts import accounts_table
 from launcher.follow import progress_line
 
 SILENT_S = 60.0
@@ -51,6 +52,8 @@ def details(run: RunFolder) -> str:
         steps = published_steps(folder)
         if steps:
             lines.append(f"{name:10} {steps[-1][1]} ({len(steps)} in all)")
+    hours = accounts_table(run, state)
+    lines += ["", *hours] if hours else []
     for results in _results(run):
         lines += ["", results["suite"], results_table(results)]
     return "\n".join(lines)

@@ -153,8 +153,16 @@ def test_ctrl_c_saves_resume_goes_on_and_stop_saves_too(
     assert second.returncode == ExitCode.STOPPED, output
     assert f"2 ranks started after step {saved} of 100000" in output
     assert published_steps(run.checkpoints)[-1][0] > saved
-    assert read_json(run.state)["outcome"] == "stopped"
+    state = read_json(run.state)
+    assert state["outcome"] == "stopped"
     assert launcher.processes() == []
+    for attempt in state["attempts"]:  # stopped as asked: no step was lost
+        hours = attempt["gpu_hours"]
+        assert hours["lost"]["rework"] == 0
+        ranks_s = 2 * (attempt["ended"] - attempt["started"])
+        assert 0 < hours["useful"] < hours["used"] <= ranks_s / 3600
+        assert 0 < hours["lost"]["start"] < hours["used"]
+    assert len(list((run.tensorboard / "cluster").iterdir())) == 2
 
     logs = launcher.start("logs", str(run.root), "-f")
     assert "stopped as asked after step" in logs.communicate(timeout=30)[0]

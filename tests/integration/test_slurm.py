@@ -104,7 +104,10 @@ def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> 
     assert record["host"].startswith("127.0.0.1")
     assert "8 ranks go on after step 0 of 2" in run.attempt(0).rank_log(0).read_text()
     assert [step for step, _ in published_steps(run.exports)] == [0, 2]
-    assert read_json(run.state)["outcome"] == "done"
+    state = read_json(run.state)
+    assert state["outcome"] == "done"
+    assert 0 <= state["attempts"][0]["started"] - state["attempts"][0]["queued"] < 60
+    assert 0 < state["gpu_hours"]["goodput"] < 1
 
 
 def test_ranks_of_two_nodes_meet_and_the_warning_of_the_time_limit_saves(cluster: Cluster) -> None:

@@ -26,7 +26,8 @@ def run(tmp_path: Path) -> RunFolder:
     """A run in its first attempt."""
     made = RunFolder(tmp_path / "run")
     made.begin_attempt()
-    write_json(made.state, {"attempts": [{"number": 0}], "outcome": None})
+    made.recipe.write_text("train: {}\n")
+    write_json(made.state, {"attempts": [{"number": 0, "started": 0.0}], "outcome": None})
     return made
 
 

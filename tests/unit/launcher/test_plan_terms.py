@@ -13,11 +13,14 @@ from benchmarks.models import new_networks
 from launcher import terms
 from launcher.blocks import decoder_blocks
 from launcher.headers import network_shapes
+from launcher.hours import Asked
 from launcher.memory import memory_at
+from launcher.model import Model
 from launcher.pickled import read_pickled
-from launcher.plan import Machines, Model, picture_flop, plan
+from launcher.plan import plan
 from launcher.recipe import load_recipe
 from launcher.rewards import reward_judges
+from launcher.speed import Machines, picture_flop
 from launcher.workload import Workload, workload_of
 from tests.conftest import CHECKOUT, load_tiny, train_config
 from trainer.config import TrainConfig
@@ -247,9 +250,9 @@ def test_steps_that_are_not_learnt_through_take_one_call_of_two_rows(
 
 
 def test_a_page_tells_what_is_assumed_and_what_is_not_counted() -> None:
-    ocr = plan(load_recipe(MINI, ["train.objective.ocr={}"]), ONE, None)
+    ocr = plan(load_recipe(MINI, ["train.objective.ocr={}"]), ONE, Asked())
     assert "PP-OCRv6 small and reads 1 line of 48 x 320 pixels" in ocr
     changes = ["train.objective.caption_dropout=0", "train.reward.rewards={hps_v2: 1}"]
-    page = plan(load_recipe(MINI, changes), ONE, None)
+    page = plan(load_recipe(MINI, changes), ONE, Asked())
     assert "512 x 512 pixels (train.reward)" in page
     assert "the reward hps_v2 is not counted: its network is no CLIP of Transformers" in page
