@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         help="exports, diffusers folders, single files, hub names in the cache, or adapters and "
-        "their base: ADAPTERS@BASE",
+        "their base: ADAPTERS@BASE; or text encoders mixed, 'MODEL*0.7+OTHER*0.3'",
     )
     score.add_argument("--out", type=Path, required=True, help="folder for ledgers and reports")
     suites = commands.add_parser("suites", help="show what suites there are, and what they lack")

@@ -1,10 +1,10 @@
 """What a recipe names and is not there, said before anything starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.run_folder import MANIFEST
-from launcher.hub import cached_folder, hub_cache
+from launcher.hub import cached_folder, hub_cache, network_is_here, torch_cache
 from launcher.recipe import Recipe
 from trainer.config import TrainConfig
 
@@ -58,7 +58,7 @@ def _missing_data(train: TrainConfig) -> Iterator[str]:
 
 
 def _missing_networks(train: TrainConfig) -> Iterator[str]:
-    """Those that judge, where they are named by a path."""
+    """Those that judge, by path or by name in a cache."""
     rewards = train.reward.asked if train.reward else {}
     named = {f"train.reward.{key}": name for key, name in rewards.items()}
     characters, ocr = train.objective.characters, train.objective.ocr
@@ -66,21 +66,39 @@ def _missing_networks(train: TrainConfig) -> Iterator[str]:
         named["train.objective.characters.segmenter"] = str(characters.segmenter)
     if ocr and ocr.recogniser:
         named["train.objective.ocr.recogniser"] = ocr.recogniser
-    for key, name in named.items():
-        if name.startswith("/") and not Path(name).exists():
-            yield f"{key} {name} does not exist: `letterpress keys {key}` says what it is"
+    yield from _not_here(named)
 
 
 def _missing_eval(recipe: Recipe) -> Iterator[str]:
     if recipe.eval is None:
         return
     suites = [Path(suite) for suite in recipe.eval.suites if Path(suite).suffix]
-    named = [("references", recipe.eval.references), *(("suites", suite) for suite in suites)]
-    networks = vars(recipe.eval.networks).items()
-    named += [(f"networks.{key}", Path(n)) for key, n in networks if n and n.startswith("/")]
-    for key, path in named:
+    for key, path in (("references", recipe.eval.references), *(("suites", s) for s in suites)):
         if path is not None and not path.exists():
             yield f"eval.{key} {path} does not exist: `letterpress keys eval.{key}` says what it is"
+    # What nobody has named is no mistake: the farm says in its tables which metric lacks it.
+    given = vars(recipe.eval.networks).items() - vars(type(recipe.eval.networks)()).items()
+    yield from _not_here({f"eval.networks.{key}": name for key, name in sorted(given) if name})
+
+
+def _not_here(networks: Mapping[str, str]) -> Iterator[str]:
+    """A line for each network, by its key, that is neither a file nor in a cache."""
+    for key, name in networks.items():
+        if not network_is_here(name):
+            yield f"{key} {name} {_where_it_is_not(key, name)}"
+
+
+def _where_it_is_not(key: str, name: str) -> str:
+    owner, *rest = name.split("/", 2)
+    if rest and owner:
+        named = " ".join([f"{owner}/{rest[0]}", *rest[1:]])
+        return (
+            f"is neither a path nor in the Hugging Face cache ({hub_cache()}): `hf download "
+            f"{named}` puts it there"
+        )
+    if Path(name).suffix and not rest:
+        return f"is neither a path nor in {torch_cache()}: put it there, or set {key}"
+    return f"does not exist: `letterpress keys {key}` says what it is"
 
 
 def _is_hub_name(model: str) -> bool:

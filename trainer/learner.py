@@ -62,9 +62,20 @@ def make_fast(family: Family, config: SpeedConfig) -> None:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         for encoder in family.text_encoders.values():
             encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+    if config.channels_last:
+        # At each, for attention answers in the other layout; the weights' own is DeepSpeed's.
+        for layer in family.denoiser.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(_in_channels_last)
     if config.compile:
         # In place and block by block: no other names in checkpoints, one compilation per kind.
         family.denoiser.compile_repeated_blocks()  # type: ignore[operator]
+
+
+def _in_channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A convolution's input (batch channels h w), as batch h w channels in memory."""
+    (pictures,) = inputs
+    return (pictures.contiguous(memory_format=torch.channels_last),)
 
 
 def _first_weights(

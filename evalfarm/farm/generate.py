@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from evalfarm.suite import Item, Sampling
 from evalfarm.work import Generate, Result, picture_file
 from trainer.models.dtypes import DTYPES
 from trainer.models.loaded import LoadedModel
-from trainer.models.named import find_named, weights_of
+from trainer.models.named import find_named, short_name
 from trainer.models.samplers import WEB_UI_SAMPLERS, new_sampler
 
 NOT_FINITE = "the model gave NaN or infinite values for this picture"
@@ -126,7 +125,7 @@ def parameters(unit: Generate, item: Item) -> str:
         "Seed": picture_seed(sampling.seed, item.prompt, item.sample),
         "Size": f"{sampling.width}x{sampling.height}",
         "Model hash": unit.checkpoint[:10],
-        "Model": Path(weights_of(unit.path)).name,
+        "Model": short_name(unit.path),
         "RNG": "CPU",
     }
     lines = [item.text, *([f"Negative prompt: {negative}"] if negative else [])]

@@ -2,55 +2,53 @@
 
 A prompt's embeddings are added up by weight (Li et al. 2024): of an encoder that was tuned and the
 original for a weaker effect, of several that were tuned apart for a mixture of their styles. All
-other networks are those of the pipeline that is then called.
+other networks are those of the pipeline that makes the picture.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
-from torch import Tensor
-
-KEYWORDS = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
-    "pooled_prompt_embeds",
-    "negative_pooled_prompt_embeds",
-)
-"""What `encode_prompt` answers, by the names that a pipeline takes it under; SD has two of them."""
+from torch import Tensor, nn
 
 
-@torch.no_grad()
-def blended_prompt(
-    pipelines: Sequence[DiffusionPipeline],
-    weights: Sequence[float],
-    prompt: str,
-    negative_prompt: str | None = None,
-) -> dict[str, Tensor]:
-    """A prompt as keyword arguments for any of the pipelines, whose text encoders are mixed.
+def encoders_of(pipeline: Any) -> Any:
+    """A pipeline of the same text encoders and tokenizers, and of no other network."""
+    left_out = {
+        name: None
+        for name, part in pipeline.components.items()
+        if isinstance(part, nn.Module) and not name.startswith("text_encoder")
+    }
+    # Else diffusers would cast the networks, which are the same ones, to fp32.
+    return type(pipeline).from_pipe(pipeline, dtype=pipeline.text_encoder.dtype, **left_out)
 
-    Guidance leads away from the negative prompt, mixed alike; None is what the pipeline takes
-    without one. ValueError if the weights are not one for each pipeline, or do not add up to 1; one
-    above 1 goes beyond its encoder.
+
+def blend(pipeline: Any, parts: Sequence[Any], weights: Sequence[float]) -> None:
+    """Have a pipeline mix what the text encoders of `parts` make of its prompts, by weight.
+
+    Negative prompts are mixed alike. A weight above 1 goes beyond its encoder.
     """
-    if len(weights) != len(pipelines) or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(
-            f"weights must be {len(pipelines)} numbers that add up to 1, got {list(weights)}"
-        )
-    encoded = [
-        pipeline.encode_prompt(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            device=pipeline.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=True,
-        )
-        for pipeline in pipelines
+
+    def encode_prompt(*arguments: Any, **keys: Any) -> tuple[Tensor | None, ...]:
+        encoded = [part.encode_prompt(*arguments, **keys) for part in parts]
+        return tuple(_mixed(answers, weights) for answers in zip(*encoded, strict=True))
+
+    pipeline.encode_prompt = encode_prompt
+
+
+def unblend(pipeline: Any) -> None:
+    """Leave a pipeline with its own text encoders."""
+    vars(pipeline).pop("encode_prompt", None)
+
+
+def _mixed(answers: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor | None:
+    """The weighted sum, in the dtype of the answers; without guidance one of them is None."""
+    first = answers[0]
+    if first is None:
+        return None
+    weighted = [
+        weight * answer.float()
+        for answer, weight in zip(answers, weights, strict=True)
+        if answer is not None
     ]
-    by_keyword = zip(KEYWORDS, zip(*encoded, strict=True), strict=False)
-    return {name: _mixed(parts, weights) for name, parts in by_keyword}
-
-
-def _mixed(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    weighted = [weight * part.float() for part, weight in zip(parts, weights, strict=True)]
-    return torch.stack(weighted).sum(dim=0).to(parts[0])
+    return torch.stack(weighted).sum(dim=0).to(first)

@@ -39,6 +39,13 @@ def model_digest(base: Path, config: str | None, adapters: Path | None) -> str:
     return _digest([*above, *below])
 
 
+def blend_digest(shares: Iterable[tuple[str, float]]) -> str:
+    """SHA-256 over the digests of models and how much each counts, the first of them first."""
+    return _digest(
+        (f"share {place} {weight!r}", sha256) for place, (sha256, weight) in enumerate(shares)
+    )
+
+
 def files_digest(paths: Iterable[Path]) -> str:
     """SHA-256 over single files, by name and content."""
     return _digest((path.name, fingerprint(path)["sha256"]) for path in paths)

@@ -2,6 +2,7 @@
 
 Models that stand on the same base exchange adapters. Exports of whole networks with equal configs
 exchange the networks whose files differ: a frozen one is not read again. All else is opened anew.
+Of a blend it is the first model, and the text encoders of the others lie beside it.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from cluster.run_folder import MANIFEST, read_manifest, verify
+from trainer.models.blended import unblend
 from trainer.models.digest import PREVIEWS, WEIGHTS
 from trainer.models.named import NamedModel
-from trainer.models.pipeline import load_adapters, open_pipeline
+from trainer.models.pipeline import load_adapters, mix_encoders, open_pipeline
 from trainer.models.source import INDEX, Source
 
 
@@ -44,20 +46,24 @@ class LoadedModel:
         BrokenFolder and ValueError name the file that is not as it should be.
         """
         if self._model != model or self._pipeline is None:
-            if model.is_export:
-                verify(Path(model.path))
+            for export in model.exports:
+                verify(export)
             before, self._model = self._model, None  # what fails half-way is opened anew
-            pipeline = self._take_out_adapters(before)
+            pipeline = self._take_out(before)
             if not (before and pipeline and _exchange(pipeline, before.source, model.source)):
                 pipeline = self._open(model.source)
             if model.adapters:
                 load_adapters(pipeline, model.adapters)
+            mix_encoders(pipeline, model.blend)
             self._model, self._pipeline = model, pipeline
         return self._pipeline
 
-    def _take_out_adapters(self, before: NamedModel | None) -> DiffusionPipeline | None:
-        if before and before.adapters and self._pipeline:
-            self._pipeline.unload_lora_weights()
+    def _take_out(self, before: NamedModel | None) -> DiffusionPipeline | None:
+        """The pipeline without the adapters and the other text encoders of the last model."""
+        if before and self._pipeline:
+            unblend(self._pipeline)
+            if before.adapters:
+                self._pipeline.unload_lora_weights()
         return self._pipeline
 
     def _open(self, source: Source) -> DiffusionPipeline:

@@ -5,24 +5,24 @@
     model.safetensors                   a single file
     model.safetensors@models/sd15       … and the folder of its configs, if need be
     adapters.safetensors@models/sd15    adapters of kohya, diffusers or PEFT, and their base
+    exports/step-00000160*0.7+models/sd15*0.3
+                                        the first, its text encoders mixed with those of others
 
-What follows an @ is what the files before it stand on.
+What follows an @ is what the files before it stand on; after a * stands how much a model counts.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.run_folder import MANIFEST, read_manifest
-from trainer.models.digest import model_digest, weights_digest
+from trainer.models.adapter_files import adapters_in
+from trainer.models.digest import blend_digest, model_digest, weights_digest
 from trainer.models.lora import LORA_FILE
-from trainer.models.source import INDEX, Source, find_model
-from trainer.models.untrusted import tensors_of
-
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# How the first half of a pair of adapter matrices ends, in all three layouts and older ones.
-ADAPTER = re.compile(r"lora(_A|_down|\.down|_linear_layer\.down)\.")
+from trainer.models.shares import shares_in, spelt
+from trainer.models.source import Source, find_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,32 @@ class NamedModel:
     """The whole model."""
     adapters: Path | None = None
     """A file of adapters upon it, or a folder of PEFT's."""
-    is_export: bool = False
+    exports: tuple[Path, ...] = ()
+    """What a trainer published of it: to be held against its manifest before it is loaded."""
+    blend: tuple["Share", ...] = ()
+    """Whose text encoders are mixed when a picture is made, its own first; none: its own alone."""
+
+
+class Share(NamedTuple):
+    """A model in a blend."""
+
+    model: NamedModel
+    weight: float
 
 
 def find_named(named: str) -> NamedModel:
     """What is meant by a name; ValueError says in one line what is missing."""
+    shares = [Share(_find_one(name), weight) for name, weight in shares_in(named)]
+    return _blended(shares) if shares else _find_one(named)
+
+
+def _find_one(named: str) -> NamedModel:
     weights, under = _split(named)
     path = Path(weights)
     if (path / MANIFEST).is_file():
         _check_alone(weights, under)
-        return _export(path)
-    adapters = _adapters_in(path)
+        return _export(path.absolute())
+    adapters = adapters_in(path)
     if adapters:
         return _with_base(path, adapters, under)
     source = find_model(weights, under or None) if path.is_file() else find_model(weights)
@@ -59,7 +74,9 @@ def find_named(named: str) -> NamedModel:
 
 
 def named_digest(named: str) -> str:
-    """SHA-256 over the weights that are meant, and over all that they stand on."""
+    """SHA-256 over the weights that are meant, and all that they stand on or are mixed with."""
+    if shares := shares_in(named):
+        return blend_digest((named_digest(name), weight) for name, weight in shares)
     if (Path(named) / MANIFEST).is_file():
         return weights_digest(Path(named))
     found = find_named(named)
@@ -68,13 +85,16 @@ def named_digest(named: str) -> str:
 
 
 def weights_of(named: str) -> str:
-    """The path that a name begins with, without what its weights stand on."""
-    return _split(named)[0]
+    """The path that a name begins with, without what its weights stand on or are mixed with."""
+    shares = shares_in(named)
+    return _split(shares[0][0] if shares else named)[0]
 
 
-def adapter_layers_in(tensors: Iterable[str]) -> int:
-    """How many layers the adapters of these names change."""
-    return sum(bool(ADAPTER.search(name)) for name in tensors)
+def short_name(named: str) -> str:
+    """A name without the folders of its weights, and without what they stand on."""
+    if shares := shares_in(named):
+        return spelt((short_name(name), weight) for name, weight in shares)
+    return Path(weights_of(named)).name
 
 
 def _split(named: str) -> tuple[str, str]:
@@ -99,25 +119,39 @@ def _export(folder: Path) -> NamedModel:
             f"export {folder} holds no {LORA_FILE}, and adapters are read from nothing else"
         )
     return NamedModel(
-        path=_joined([folder]), name=folder.name, source=source, adapters=adapters, is_export=True
+        path=_joined([folder]),
+        name=folder.name,
+        source=source,
+        adapters=adapters,
+        exports=(folder,),
     )
 
 
-def _adapters_in(path: Path) -> Path | None:
-    """The file or PEFT folder of adapters that a path is, if it is one."""
-    if (path / PEFT_CONFIG).is_file():
-        if not (path / PEFT_WEIGHTS).is_file():
+def _blended(shares: Sequence[Share]) -> NamedModel:
+    first = shares[0].model
+    for other, _ in shares[1:]:
+        ours, theirs = _encoders(first.source), _encoders(other.source)
+        if ours != theirs:
             raise ValueError(
-                f"{path} holds no {PEFT_WEIGHTS}, and adapters are read from nothing else"
+                f"{other.path} cannot be mixed with {first.path}: it has {theirs}, not {ours}"
             )
-        return path
-    if (path / LORA_FILE).is_file() and not (path / INDEX).is_file():
-        path = path / LORA_FILE
-    if not path.is_file() or not adapter_layers_in(tensors_of(path)):
-        return None
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} holds adapters as a pickle: convert them to .safetensors")
-    return path
+    return NamedModel(
+        path=spelt((share.model.path, share.weight) for share in shares),
+        name=spelt((share.model.name, share.weight) for share in shares),
+        source=first.source,
+        adapters=first.adapters,
+        exports=tuple(export for share in shares for export in share.model.exports),
+        blend=tuple(shares),
+    )
+
+
+def _encoders(source: Source) -> str:
+    """What has to be the same of text encoders whose answers are to be added up."""
+    configs = source.text_encoder_configs.items()
+    return " and ".join(
+        f"a {name} of {facts['max_position_embeddings']} tokens x {facts['hidden_size']}"
+        for name, facts in configs
+    )
 
 
 def _with_base(path: Path, adapters: Path, under: str) -> NamedModel:

@@ -1,6 +1,6 @@
 """Loading models: whole for making pictures, network by network for training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
-from cluster.run_folder import MANIFEST, verify
+from cluster.run_folder import verify
+from trainer.models.adapter_files import PEFT_WEIGHTS, adapter_layers_in
+from trainer.models.blended import blend, encoders_of
 from trainer.models.family import Family
-from trainer.models.named import PEFT_WEIGHTS, adapter_layers_in, find_named
+from trainer.models.named import NamedModel, Share, find_named
 from trainer.models.source import Source, find_model
 from trainer.models.stable_diffusion import StableDiffusion
 from trainer.models.stable_diffusion_xl import StableDiffusionXL
@@ -55,17 +57,36 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     model_config: str | None = None,
 ) -> DiffusionPipeline:
-    """Load an export of ours, or any model that `find_model` finds, ready to make pictures.
+    """Load an export of ours, or any model or blend of them as `named.py` spells it.
 
     An export is checked against its manifest first: BrokenFolder names what differs.
     """
-    if Path(model, MANIFEST).is_file():
-        verify(Path(model))
     found = find_named(str(model) if model_config is None else f"{model}@{model_config}")
-    pipeline = open_pipeline(found.source, device=device, dtype=dtype)
-    if found.adapters:
-        load_adapters(pipeline, found.adapters)
+    for export in found.exports:
+        verify(export)
+    pipeline = _open_named(found, device=device, dtype=dtype)
+    mix_encoders(pipeline, found.blend)
     return pipeline
+
+
+def _open_named(model: NamedModel, *, device: str, dtype: torch.dtype) -> DiffusionPipeline:
+    """A model with its adapters, its text encoders not mixed with others."""
+    pipeline = open_pipeline(model.source, device=device, dtype=dtype)
+    if model.adapters:
+        load_adapters(pipeline, model.adapters)
+    return pipeline
+
+
+def mix_encoders(pipeline: DiffusionPipeline, shares: Sequence[Share]) -> None:
+    """Have the pipeline of a blend's first model mix its text encoders with those of the others."""
+    if not shares:
+        return
+    parts = [encoders_of(pipeline)]
+    for share in shares[1:]:
+        # Read whole, for adapters fit whole models alone; what is no text encoder is let go.
+        other = _open_named(share.model, device="cpu", dtype=pipeline.text_encoder.dtype)
+        parts.append(encoders_of(other).to(pipeline.device))
+    blend(pipeline, parts, [share.weight for share in shares])
 
 
 def open_pipeline(source: Source, *, device: str, dtype: torch.dtype) -> DiffusionPipeline:

@@ -64,6 +64,17 @@ class Source:
         index: dict[str, Any] = json.loads((self.config / INDEX).read_text())
         return index
 
+    @property
+    def text_encoder_configs(self) -> dict[str, dict[str, Any]]:
+        """The configs of its text encoders, by name; ValueError names one that is not there."""
+        parts = self.index.items()
+        names = sorted(n for n, part in parts if n.startswith("text_encoder") and part[0])
+        paths = {name: self.config / name / "config.json" for name in names}
+        for path in paths.values():
+            if not path.is_file():
+                raise ValueError(f"model {self.weights} is not whole: {path} does not exist")
+        return {name: json.loads(path.read_text()) for name, path in paths.items()}
+
     def open(
         self,
         cls: type[DiffusionPipeline],

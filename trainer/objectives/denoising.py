@@ -39,7 +39,6 @@ class Denoising(Objective):
         self.terms = open_terms(family, config.objective)
         self._dtype = DTYPES[config.precision]
         self._captions_in_engine = config.text_encoder != "frozen"
-        self._channels_last = config.speed.channels_last
 
     def __call__(self, trained: Any, batch: Batch, step: int) -> Loss:
         """The recipe's terms on a batch's pictures with noise of their own."""
@@ -70,8 +69,6 @@ class Denoising(Objective):
         # Mixed in fp32: bf16 would round the first alphas to 1, and their noise away.
         noised = self.schedule.add_noise(latents, noise, timesteps)
         shown = noised.to(self._dtype)
-        if self._channels_last:
-            shown = shown.contiguous(memory_format=torch.channels_last)
         told, sizes = self.schedule.told[timesteps], batch.sizes.to(latents.device)
         predicted = trained(self.family.predict, shown, told, captions, sizes)
         return Denoised(

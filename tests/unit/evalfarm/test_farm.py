@@ -7,11 +7,12 @@ import pytest
 
 from cluster.exit_codes import MachineFault
 from evalfarm.config import EvalConfig
-from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS
+from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS, picture_folder
 from evalfarm.farm.driver import Farm, Plan
 from evalfarm.farm.pool import Pool
 from evalfarm.rows import Checkpoint
 from evalfarm.work import Result
+from trainer.models.named import find_named
 
 
 @pytest.fixture
@@ -59,3 +60,17 @@ def test_a_report_that_tells_nothing_new_is_not_made_again_and_again(farm: Farm)
     assert reports_asked(farm) == 1
     with pytest.raises(MachineFault, match="its report could not be made"):
         farm.check_told()
+
+
+def test_a_blend_is_a_checkpoint_of_its_own_with_pictures_of_its_own(
+    farm: Farm, tiny_model: Path
+) -> None:
+    blends = [f"{tiny_model}*{share}+{tiny_model}*{rest}" for share, rest in ((0.7, 0.3), (2, -1))]
+    for path in (str(tiny_model), *blends):
+        farm.add(path, step=None, name=find_named(path).name)
+    plans = {plan.checkpoint.name: plan for plan in farm._plans.values()}
+    assert [*plans] == ["tiny", "tiny*0.7+tiny*0.3", "tiny*2.0+tiny*-1.0"]
+    assert {plan.to_make for plan in plans.values()} == {plans["tiny"].expected}
+    assert len({picture_folder(plan.checkpoint) for plan in plans.values()}) == len(plans)
+    farm.add(f"{tiny_model}*.70+{tiny_model}*0.30", step=None, name="spelt in another way")
+    assert len(farm._plans) == len(plans)

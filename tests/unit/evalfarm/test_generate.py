@@ -194,6 +194,28 @@ def test_a_picture_says_how_it_was_made_in_the_words_of_web_uis(
     ]
 
 
+def test_a_blend_is_made_like_any_model_and_named_in_its_pictures(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (file,) = (tiny_model / "text_encoder").glob("*.safetensors")
+    embedding = next(name for name in load_file(file) if "token_embedding" in name)
+    other = with_broken(
+        tiny_model, tmp_path / "other", "text_encoder", embedding, (slice(0, None, 2), 0.05)
+    )
+    blend = f"{tiny_model}*0.7+{other}*0.3"
+    made = make(blend, tmp_path, ITEMS[:2])
+    expected = pixels(tmp_path, made)
+    for item in ITEMS[:2]:
+        (alone,) = pixels(tmp_path, make(blend, tmp_path, [item])).values()
+        assert np.abs(alone - expected[item.prompt, item.sample]).max() <= MAX_DIFFERENCE
+    for model in (tiny_model, other):
+        unlike = pixels(tmp_path, make(model, tmp_path, ITEMS[:2]))
+        assert np.abs(unlike[0, 0] - expected[0, 0]).max() > MAX_DIFFERENCE
+    assert {picture.checkpoint for picture in made} == {named_digest(blend)}
+    with Image.open(tmp_path / str(made[0].file)) as image:
+        assert f"Model: {tiny_model.name}*0.7+other*0.3, RNG" in image.info["parameters"]
+
+
 def test_a_name_with_commas_is_quoted_and_no_negative_prompt_is_no_line(tmp_path: Path) -> None:
     unit = Generate(
         suite="quick",

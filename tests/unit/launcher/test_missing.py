@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from cluster.run_folder import MANIFEST
+from launcher.hub import network_is_here, torch_cache
 from launcher.missing import missing_files
 from launcher.recipe import load_recipe
 from tests.conftest import CHECKOUT
+from trainer.models.config import NetworksConfig
+from trainer.models.networks import MissingNetwork, find_network
+from trainer.models.networks import torch_cache as trainers_torch_cache
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
 Missing = Callable[..., list[str]]
@@ -70,6 +75,117 @@ def test_a_network_of_a_reward_is_looked_for_and_one_that_no_reward_asks_is_not(
     assert line.startswith(f"train.reward.networks.clip {tmp_path}/clip does not exist: `letterp")
     lines = missing(*keys, "train.reward.watched=[ocr]")
     assert lines[1].startswith(f"train.reward.recogniser {tmp_path}/ocr does not exist")
+
+
+@pytest.fixture
+def reward_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of a recipe that lacks the networks of its rewards, and nothing else."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    publish_shards(tmp_path / "data" / "mini")
+    return [
+        f"train.model={CHECKOUT / 'assets' / 'mini'}",
+        "train.objective.caption_dropout=0",
+        "train.reward.rewards={clip: 1, aesthetic: 1, hps_v2: 1, ocr: 1}",
+        "train.reward.networks.clip=laion/big",
+        "train.reward.recogniser=paddle/rec",
+    ]
+
+
+def cached(hub: Path, repository: str, file: str) -> None:
+    """A file in a snapshot of the Hugging Face cache, as a download leaves it."""
+    folder = hub / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text("1a2b3c")
+    (folder / "snapshots" / "1a2b3c" / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "snapshots" / "1a2b3c" / file).touch()
+
+
+def test_a_reward_whose_network_is_in_no_cache_is_told_by_its_key(
+    missing: Missing, reward_keys: list[str], tmp_path: Path
+) -> None:
+    hub, torch_hub = tmp_path / "hub", tmp_path / "torch" / "hub" / "checkpoints"
+    fetched = {
+        "networks.clip laion/big": "laion/big",
+        "networks.clip_l14 openai/clip-vit-large-patch14": "openai/clip-vit-large-patch14",
+        "networks.hps_v2 xswu/HPSv2/HPS_v2_compressed.pt": "xswu/HPSv2 HPS_v2_compressed.pt",
+        "recogniser paddle/rec": "paddle/rec",
+    }
+    lines = [
+        f"train.reward.{key} is neither a path nor in the Hugging Face cache ({hub}): "
+        f"`hf download {what}` puts it there"
+        for key, what in fetched.items()
+    ]
+    head = "sac+logos+ava1-l14-linearMSE.pth"
+    lines.insert(
+        0,
+        f"train.reward.networks.aesthetic {head} is neither a path nor in {torch_hub}: put it "
+        "there, or set train.reward.networks.aesthetic",
+    )
+    assert missing(*reward_keys) == lines
+    cached(hub, "laion/big", "config.json")
+    assert missing(*reward_keys) == lines  # a download that ended early
+    for repository in ("laion/big", "openai/clip-vit-large-patch14"):
+        cached(hub, repository, "model.safetensors")
+    cached(hub, "xswu/HPSv2", "HPS_v2_compressed.pt")
+    cached(hub, "paddle/rec", "onnx/inference.onnx")
+    assert missing(*reward_keys) == lines[:1]
+    torch_hub.mkdir(parents=True)
+    (torch_hub / head).touch()
+    assert missing(*reward_keys) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "some/repository",
+        "some/repository/weights.pt",
+        "some/repository/sub/weights.pt",
+        "weights.pth",
+        "weights",
+        "/weights.pth",
+        "some/",
+    ],
+)
+def test_what_the_launcher_finds_is_what_the_trainer_finds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, torch_hub = tmp_path / "hub", tmp_path / "torch" / "hub" / "checkpoints"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+
+    def trainer_finds_it() -> bool:
+        try:
+            return find_network(name).exists()
+        except MissingNetwork:
+            return False
+
+    assert torch_cache() == trainers_torch_cache() == torch_hub
+    assert not network_is_here(name)
+    assert not trainer_finds_it()
+    torch_hub.mkdir(parents=True)
+    (torch_hub / "weights.pth").touch()
+    for file in ("weights.pt", "sub/weights.pt"):
+        cached(hub, "some/repository", file)
+    assert trainer_finds_it() == name.startswith(("some/repository", "weights.pth"))
+    assert network_is_here(name) == trainer_finds_it()
+
+
+def test_the_recogniser_of_the_loss_and_what_scores_are_looked_for_by_name_too(
+    missing: Missing, tmp_path: Path
+) -> None:
+    publish_shards(tmp_path / "data" / "mini")
+    lines = missing(
+        "train.objective.ocr.recogniser=paddle/rec",
+        "eval.networks.clip=laion/big",
+        f"eval.networks.pick_score={NetworksConfig().pick_score}",
+    )
+    assert [line.split(" is neither")[0] for line in lines] == [
+        "train.objective.ocr.recogniser paddle/rec",
+        "eval.networks.clip laion/big",  # not what no recipe names: the farm says what it lacks
+    ]
+    assert lines[0].endswith("`hf download paddle/rec` puts it there")
 
 
 def test_data_that_nothing_builds_must_be_there(missing: Missing, tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from trainer.data.framing import quoted_texts
 from trainer.data.words import draw_sample
 from trainer.models.config import NetworksConfig
 from trainer.models.networks import MissingNetwork
+from trainer.models.ocr import Line
 from trainer.models.recogniser import Recogniser, load_recogniser
 from trainer.models.recogniser_files import RecogniserFiles
 from trainer.models.rgb import rgb_pixels
 from trainer.objectives.reward_config import RewardConfig, RewardName
+from trainer.objectives.rewards.lines import DetectedLines
 from trainer.objectives.rewards.loading import open_rewards
 from trainer.objectives.rewards.ocr import Classes, OcrReward, log_likelihood
 
@@ -223,6 +225,37 @@ def test_a_picture_in_which_no_line_is_found_is_one_line_and_counted(
     assert nothing.counts == {"no_line_found": 1}
     assert nothing.judged.all()
     assert torch.equal(nothing.values, OcrReward(recogniser, None)(picture, ["'d'"]).values)
+
+
+def test_a_line_that_is_found_and_cannot_be_cut_out_is_counted_by_why(
+    recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [[4, 4], [44, 4], [44, 12], [4, 12]]
+    found = [
+        good,
+        [[4, 4], [44, 4], [44, 6], [4, 6]],
+        [[30, 4], [70, 4], [70, 12], [30, 12]],
+        [[4, 4], [44, 12], [44, 4], [4, 12]],
+    ]
+
+    class FoundBefore:
+        """Finds these lines in any picture."""
+
+        def read(self, images: list[Image.Image]) -> list[list[Line]]:
+            lines = [Line(text="ld", confidence=1.0, polygon=polygon) for polygon in found]
+            return [lines for _ in images]
+
+    monkeypatch.setattr("trainer.objectives.rewards.lines.OcrReader", FoundBefore)
+    picture = torch.rand(1, 3, 16, 48)
+    judged = OcrReward(recogniser, DetectedLines())(picture, ["'ld'"])
+    assert judged.counts == {"too_small": 1, "outside_frame": 1, "degenerate": 1}
+    found[:] = [good]
+    alone = OcrReward(recogniser, DetectedLines())(picture, ["'ld'"])
+    assert alone.counts == {}
+    assert torch.equal(judged.values, alone.values)
+    found.clear()
+    nothing = OcrReward(recogniser, DetectedLines())(picture, ["'ld'"])
+    assert nothing.counts == {"no_line_found": 1}
 
 
 def test_a_word_is_climbed_from_another(recogniser: Recogniser) -> None:

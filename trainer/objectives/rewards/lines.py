@@ -1,5 +1,7 @@
 """Where PP-OCR finds lines of text in a picture that is still being learnt from."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from PIL import Image
@@ -17,14 +19,20 @@ class DetectedLines:
             raise ValueError(f"train.reward.line detected needs PP-OCR, which is {missing}")
         self.reader = OcrReader()
 
-    def __call__(self, picture: Tensor, height_px: int) -> list[Tensor]:
-        """The lines in RGB, 3 height width, upright and so high: each 3 `height_px` width."""
+    def __call__(self, picture: Tensor, height_px: int, counts: Counter[str]) -> list[Tensor]:
+        """The lines in RGB, 3 height width, upright and so high: each 3 `height_px` width.
+
+        Those that cannot be cut out are counted by why.
+        """
         (lines,) = self.reader.read([_image(picture)])
-        polygons = [(np.array(line.polygon, np.float64), len(line.text)) for line in lines]
-        places = [place_of(polygon, letters=letters) for polygon, letters in polygons]
-        high, wide = picture.shape[1:]
-        there = [place for place in places if fault_of(place, high, wide) is None]
-        return [crop_line(picture, place, height_px) for place in there]
+        found, (high, wide) = [], picture.shape[1:]
+        for line in lines:
+            place = place_of(np.array(line.polygon, np.float64), letters=len(line.text))
+            if fault := fault_of(place, high, wide):
+                counts[fault] += 1
+            else:
+                found.append(crop_line(picture, place, height_px))
+        return found
 
 
 def _image(picture: Tensor) -> Image.Image:

@@ -15,8 +15,9 @@ from trainer.objectives.rewards.reward import Judged
 
 Classes = tuple[int, ...]
 """Of a recogniser, that count as the same character."""
-FindLines = Callable[[Tensor, int], list[Tensor]]
-"""The lines in a picture, RGB 3 height width, upright and so high: each 3 height width."""
+FindLines = Callable[[Tensor, int, Counter[str]], list[Tensor]]
+"""The lines in a picture, RGB 3 height width, upright and so high: each 3 height width; those that
+cannot be cut out are counted by why."""
 
 
 class OcrReward:
@@ -65,7 +66,7 @@ class OcrReward:
     def _lines(self, picture: Tensor, counts: Counter[str]) -> list[Tensor]:
         high = self.recogniser.height_px
         if self.find_lines:
-            if lines := self.find_lines(picture, high):
+            if lines := self.find_lines(picture, high, counts):
                 return lines
             counts["no_line_found"] += 1
         height, width = picture.shape[1:]
