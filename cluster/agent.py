@@ -74,7 +74,7 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
         address, port = publish_address(attempt, node, str(run.root))
     else:
         address, port = await_address(attempt)
-    with _signals(run) as asked:
+    with _signals(run, attempt) as asked:
         ranks = [
             start_session(
                 command,
@@ -171,11 +171,15 @@ def _record(
 
 
 @contextmanager
-def _signals(run: RunFolder) -> Iterator[Asked]:
+def _signals(run: RunFolder, attempt: AttemptFolder) -> Iterator[Asked]:
     """Turn signals into a request to stop, or to kill; never pass them on to the ranks."""
     asked = Asked()
 
     def stop(number: int, frame: FrameType | None) -> None:
+        good = (ExitCode.DONE, ExitCode.STOPPED)
+        if any(record["exit_code"] not in good for record in attempt.node_records()):
+            asked.to_kill = True  # srun ends this node for the sake of one that has failed
+            return
         run.request_stop(f"{signal.Signals(number).name} to the agent on {socket.gethostname()}")
 
     def kill(number: int, frame: FrameType | None) -> None:

@@ -71,9 +71,27 @@ def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> Non
 
 
 def test_a_backend_that_is_not_there_says_what_is() -> None:
-    done = letterpress("submit", MINI, "--on", "slurm")
+    done = letterpress("submit", MINI, "--on", "moon")
     assert done.returncode == ExitCode.BAD_INPUT
-    assert "type `sbatch slurm/train_8xA100.sh" in done.stderr
+    assert done.stderr == "error: --on moon is not there: choose from local, slurm\n"
+
+
+def test_a_dry_run_on_slurm_prints_the_script_and_needs_no_slurm(tmp_path: Path) -> None:
+    changes = [f"train.model={CHECKOUT}", "eval=null", "slurm.partition=gpu"]
+    done = letterpress(
+        "submit", MINI, "--on", "slurm", "--dry-run", "--set", *changes, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/bash\n")
+    assert "#SBATCH --partition=gpu\n" in done.stdout
+    assert f"RUN={tmp_path}/runs/mini\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_run_on_slurm_has_a_job_to_cancel(run: RunFolder) -> None:
+    done = letterpress("cancel", run.root)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "is not on SLURM: Ctrl-C twice" in done.stderr
 
 
 def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
