@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.oom_kills import oom_kills
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -70,6 +71,7 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
     """Run this node's ranks to their end; the exit code that sums them up."""
     attempt = run.attempt(attempt_number)
     started = time.time()
+    kills_before = oom_kills()
     if node.number == 0:
         address, port = publish_address(attempt, node, str(run.root))
     else:
@@ -90,6 +92,7 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
             rank.wait()
     code = exit_code([rank.returncode for rank in ranks], first_failed)
     record = _record(attempt, node, ranks, first_failed)
+    record["oom_kills"] = oom_kills() - kills_before
     write_json(
         attempt.node_record(node.name),
         {"started": started, "ended": time.time(), "exit_code": int(code), **record},

@@ -51,23 +51,26 @@ def decide(state: dict[str, Any], verdict: Verdict) -> Decision:
             Cause.NO_PROGRESS, f"{idle} attempts in a row ended without a checkpoint after {step}"
         )
     if cause == Cause.OUT_OF_MEMORY and idle:
-        return _no(cause, "it would run out of memory again: no checkpoint came before it did")
+        return _no(cause, "it would be again: no checkpoint came before it was")
     if cause == Cause.HARDWARE and chain[-1].get("backend") == "local":
         return _no(cause, "this machine is to blame, and there is no other")
     budget = RESTARTS[cause]
     spent = sum(attempt["verdict"]["cause"] == cause for attempt in chain[:-1])
     if budget is not None and spent >= budget:
-        return _no(cause, f"{spent} restarts for the cause {cause} are all that a run gets")
+        return _no(cause, f"{spent} restarts are all that a run gets")
     without = verdict.node if cause == Cause.HARDWARE else None
     where = f"without {without}" if without else "in place"
-    count = "" if budget is None else f", {spent + 1} of {budget} such restarts"
-    return Decision(
-        cause=cause, restart=True, without=without, why=f"restarted {where}: {cause}{count}"
-    )
+    count = "" if budget is None else f", for the {spent + 1}. time of {budget}"
+    why = f"{_spelt(cause)}: restarted {where}{count}"
+    return Decision(cause=cause, restart=True, without=without, why=why)
 
 
 def _no(cause: Cause, why: str) -> Decision:
-    return Decision(cause=cause, restart=False, why=f"not restarted: {why}")
+    return Decision(cause=cause, restart=False, why=f"{_spelt(cause)}: not restarted, {why}")
+
+
+def _spelt(cause: Cause) -> str:
+    return cause.replace("_", " ")
 
 
 def _chain(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.judge import judge
 from cluster.restart import Decision, decide
 from cluster.run_folder import RunFolder, published_steps, read_json, write_json
-from cluster.verdict import SchedulerFacts, judge
+from cluster.verdict import SchedulerFacts
 
 OUTCOMES = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped"}
 

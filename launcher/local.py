@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cluster.exit_codes import ExitCode
 from cluster.processes import kill_session, start_session
-from cluster.run_folder import AttemptFolder, RunFolder
+from cluster.restart import Decision
+from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt, end_run
 from launcher.follow import Follower
 from launcher.recipe import Recipe
@@ -23,15 +24,30 @@ GRACE_S = 20.0  # for Ray to end its processes
 
 @dataclass
 class Job:
-    """The processes of an attempt on this machine."""
+    """The processes of a run on this machine, over its attempts."""
 
     run: RunFolder
-    attempt: int
-    follower: Follower
+    attempt: int = -1
     stops_asked: int = 0
     farm: subprocess.Popen[bytes] | None = None
     farm_failed: bool = False
+    samples_made: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    follower: Follower = field(init=False)
+
+    def begin(self) -> None:
+        """Open the next attempt, and follow that."""
+        self.attempt = begin_attempt(self.run, backend="local", pid=os.getpid())
+        self.follower = Follower(self.run, self.attempt)
+
+    def end(self, code: int) -> Decision:
+        """Record how the attempt ended, and tell why and what follows."""
+        decision = end_attempt(self.run, self.attempt, code)
+        if code not in (ExitCode.DONE, ExitCode.STOPPED):
+            self.follower.say(why_it_failed(self.run, self.attempt))
+            self.follower.say(decision.why)
+        self.follower.close()
+        return decision
 
     def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
         """Start a program of ours from the run's own copy of the code."""
@@ -84,41 +100,57 @@ class Job:
 
 
 def run_here(recipe: Recipe, run: RunFolder) -> int:
-    """Run one attempt of `run` on this machine to its end; its exit code."""
-    attempt = begin_attempt(run, backend="local", pid=os.getpid())
-    job = Job(run, attempt, Follower(run, attempt))
-    code: int = ExitCode.RETRY_ELSEWHERE
+    """Run `run` on this machine to its end, in as many attempts as `decide` grants; its exit code.
+
+    The farm lives through them all.
+    """
+    job, code = Job(run), int(ExitCode.RETRY_ELSEWHERE)
+    job.begin()
     try:
-        code = _make_samples(job, recipe)
-        if code == ExitCode.DONE:
-            code = _train_and_score(job, recipe)
+        code = _attempts(job, recipe)
+        end_run(run, code)  # tells the farm that no further export will come
+        farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
+        code = code or farm_code
     except KeyboardInterrupt:
+        run.request_stop("Ctrl-C in the launcher")
         job.follower.say("ended at once; what was published last can be resumed from")
         code = ExitCode.RETRY_ELSEWHERE
     finally:
         job.kill()
-        end_attempt(run, attempt, code)
+        if "ended" not in read_json(run.state)["attempts"][-1]:
+            job.end(code)
         outcome = end_run(run, code)
         job.follower.close()
         job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code
 
 
+def _attempts(job: Job, recipe: Recipe) -> int:
+    """Attempt until one is not to be followed by another; its exit code."""
+    while True:
+        code = _make_samples(job, recipe)
+        if code == ExitCode.DONE:
+            code = _train(job, recipe)
+        if not job.end(code).restart:
+            return code
+        job.begin()
+
+
 def _make_samples(job: Job, recipe: Recipe) -> int:
-    """Build the samples, and encode them if the recipe has a cache; again at no cost."""
+    """Build the samples, and encode them if the recipe has a cache; once for all attempts."""
     code: int = ExitCode.DONE
     for command in ("build", "encode") if recipe.train.data.cache else ("build",):
-        if code == ExitCode.DONE:
+        if code == ExitCode.DONE and not job.samples_made:
             maker = job.start(["trainer.data", command, "--config", str(job.run.recipe)], log=None)
             code = job.wait(maker)
+    job.samples_made = code == ExitCode.DONE
     return ExitCode.STOPPED if job.stops_asked else code
 
 
-def _train_and_score(job: Job, recipe: Recipe) -> int:
-    """Train, and score beside it; what is published is scored to the end, also after a stop."""
+def _train(job: Job, recipe: Recipe) -> int:
+    """Train, with the farm beside it; the agent's exit code."""
     if recipe.eval:
-        command = ["evalfarm", "watch", "--run", str(job.run.root)]
-        job.farm = job.start(command, log=job.run.attempt(job.attempt).farm_log)
+        _see_to_the_farm(job)
     job.follower.say(f"starting {recipe.ranks.per_node} ranks in {job.run.root}")
     rank = ["-m", "trainer", "--config", str(job.run.recipe), "--attempt", str(job.attempt)]
     agent = job.start(
@@ -128,22 +160,30 @@ def _train_and_score(job: Job, recipe: Recipe) -> int:
         ],
         log=None,
     )
-    code = job.wait(agent)
-    end_run(job.run, code)  # tells the farm that no further export will come
-    if code not in (ExitCode.DONE, ExitCode.STOPPED):
-        job.follower.say(why_it_failed(job.run.attempt(job.attempt)))
-    farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
-    return code or farm_code
+    return job.wait(agent)
 
 
-def why_it_failed(attempt: AttemptFolder) -> str:
-    """The rank that failed first, and its last words."""
-    for record in attempt.node_records():
-        rank = record["first_failed_rank"]
-        if rank is not None:
-            words = last_words("\n".join(record["log_tail"]))
-            return f"rank {rank} on {record['host']} failed: {words}; see {attempt.rank_log(rank)}"
-    return f"no rank started; see {attempt.root}"
+def _see_to_the_farm(job: Job) -> None:
+    """Start the farm, or anew if it has ended; one that runs goes on, and its log with it."""
+    log = job.run.attempt(job.attempt).farm_log
+    if job.farm and job.farm.poll() is None:
+        earlier = job.run.attempt(job.attempt - 1).farm_log
+        log.symlink_to(Path("..") / earlier.relative_to(job.run.attempts))
+        return
+    job.farm_failed = False
+    job.farm = job.start(["evalfarm", "watch", "--run", str(job.run.root)], log=log)
+
+
+def why_it_failed(run: RunFolder, attempt_number: int) -> str:
+    """The verdict on an attempt, in one line."""
+    (verdict,) = (
+        attempt["verdict"]
+        for attempt in read_json(run.state)["attempts"]
+        if attempt["number"] == attempt_number
+    )
+    if verdict["rank"] is None:
+        return f"attempt {attempt_number} failed: {verdict['evidence']}"
+    return f"rank {verdict['rank']} on {verdict['node']} failed: {verdict['evidence']}"
 
 
 def last_words(log: str) -> str:

@@ -33,20 +33,20 @@ def after(ended: list[dict[str, Any]], node: str | None = None) -> Decision:
 def test_what_is_done_asked_for_or_wrong_is_not_started_again(cause: Cause) -> None:
     decision = after(attempts((cause, 40)))
     assert not decision.restart
-    assert decision.why.startswith("not restarted: it ")
+    assert ": not restarted, it " in decision.why
 
 
 def test_a_bad_node_is_left_out() -> None:
     decision = after(attempts((Cause.HARDWARE, 40)), node="gpu-07")
     assert (decision.restart, decision.without) == (True, "gpu-07")
-    assert decision.why == "restarted without gpu-07: hardware, 1 of 5 such restarts"
+    assert decision.why == "hardware: restarted without gpu-07, for the 1. time of 5"
 
 
 @pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN, Cause.PREEMPTED])
 def test_what_is_no_node_s_fault_goes_on_in_place(cause: Cause) -> None:
     decision = after(attempts((cause, 40)), node="gpu-07")
     assert (decision.restart, decision.without) == (True, None)
-    assert decision.why.startswith(f"restarted in place: {cause}")
+    assert decision.why.startswith(f"{cause}: restarted in place")
 
 
 @pytest.mark.parametrize("cause", [cause for cause, budget in RESTARTS.items() if budget])
@@ -59,10 +59,7 @@ def test_each_cause_has_its_own_budget(cause: Cause) -> None:
     assert after(attempts(other, *[(cause, step + 1000) for cause, step in within])).restart
     over = after(attempts(*within, (cause, steps[budget])))
     assert not over.restart
-    assert (
-        over.why
-        == f"not restarted: {budget} restarts for the cause {cause} are all that a run gets"
-    )
+    assert over.why.endswith(f": not restarted, {budget} restarts are all that a run gets")
 
 
 def test_preemption_ends_no_run_that_goes_forward() -> None:
@@ -74,7 +71,8 @@ def test_three_attempts_without_a_new_checkpoint_end_it_whatever_their_causes() 
     assert after(attempts(*causes[:3])).restart
     decision = after(attempts(*causes))
     assert (decision.restart, decision.cause) == (False, Cause.NO_PROGRESS)
-    assert decision.why == "not restarted: 3 attempts in a row ended without a checkpoint after 40"
+    why = "no progress: not restarted, 3 attempts in a row ended without a checkpoint after 40"
+    assert decision.why == why
 
 
 def test_attempts_that_never_saved_are_counted_from_step_0() -> None:
@@ -96,12 +94,13 @@ def test_memory_that_runs_out_before_a_checkpoint_would_again() -> None:
     assert after(attempts((Cause.OUT_OF_MEMORY, 40))).restart
     decision = after(attempts((Cause.OUT_OF_MEMORY, 0)))
     assert not decision.restart
-    assert decision.why == (
-        "not restarted: it would run out of memory again: no checkpoint came before it did"
-    )
+    why = "out of memory: not restarted, it would be again: no checkpoint came before it was"
+    assert decision.why == why
 
 
 def test_one_machine_has_no_other_to_go_to() -> None:
     decision = after(attempts((Cause.HARDWARE, 40), backend="local"), node="here")
     assert not decision.restart
-    assert decision.why == "not restarted: this machine is to blame, and there is no other"
+    assert (
+        decision.why == "hardware: not restarted, this machine is to blame, and there is no other"
+    )

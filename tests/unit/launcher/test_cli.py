@@ -124,7 +124,7 @@ def test_the_state_of_a_run_follows_its_attempts(run: RunFolder) -> None:
     assert run_state(run) == "restarting"  # until whoever could do so does not
     assert end_run(run, ExitCode.DO_NOT_RESTART) == "failed"
     shown = details(run).splitlines()
-    assert "verdict    user_error: exit code 93, and no rank was started" in shown
+    assert "verdict    user_error: exit code 93, and no agent left a record" in shown
     assert f"then       {decision.why}" in shown
     begin_attempt(run, backend="local", pid=2**22)  # no process has this number
     assert run_state(run) == "lost"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster.exit_codes import ExitCode
-from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.judge import judge
+from cluster.run_folder import RunFolder, read_json, write_json, write_text
 from cluster.state import begin_attempt, end_attempt, end_run, new_state
-from cluster.verdict import Cause, SchedulerFacts, Verdict, judge
+from cluster.verdict import Cause, SchedulerFacts, Verdict
 
 
 @pytest.fixture
@@ -77,22 +78,27 @@ def test_a_killed_rank_is_named_though_nobody_knows_why(run: RunFolder) -> None:
     record(run, "n1", 75, r0=-15, r1=-9)
     verdict = judge(run, 0)
     assert (verdict.cause, verdict.node, verdict.rank) == (Cause.UNKNOWN, "n1", 1)
-    assert verdict.evidence == "rank 1 was ended by SIGKILL (node-n1.json)"
+    assert verdict.evidence == "ended by SIGKILL (node-n1.json)"
+
+
+@pytest.mark.parametrize("code", [ExitCode.BAD_INPUT, ExitCode.DO_NOT_RESTART])
+def test_a_rank_s_clear_code_is_believed_before_the_scheduler(run: RunFolder, code: int) -> None:
+    record(run, "n1", code, r0=0, r1=code)
+    assert judge(run, 0, SchedulerFacts(state="NODE_FAIL", down_hosts=("n9",))) == Verdict(
+        cause=Cause.USER_ERROR, node="n1", rank=1, evidence=f"exit code {code} (node-n1.json)"
+    )
 
 
 @pytest.mark.parametrize(
-    ("code", "cause"),
-    [(2, Cause.USER_ERROR), (93, Cause.USER_ERROR), (75, Cause.HARDWARE), (1, Cause.UNKNOWN)],
+    ("code", "cause"), [(ExitCode.RETRY_ELSEWHERE, Cause.HARDWARE), (1, Cause.UNKNOWN)]
 )
-def test_a_rank_s_own_exit_code_counts(run: RunFolder, code: int, cause: Cause) -> None:
+def test_a_code_that_may_be_a_symptom_is_believed_after_it(
+    run: RunFolder, code: int, cause: Cause
+) -> None:
     record(run, "n1", code, r0=0, r1=code)
-    verdict = judge(run, 0, SchedulerFacts(state="NODE_FAIL", down_hosts=("n9",)))
-    assert verdict == Verdict(
-        cause=cause,
-        node="n1",
-        rank=1,
-        evidence=f"rank 1 ended with exit code {code} (node-n1.json)",
-    )
+    assert judge(run, 0).cause == cause
+    dead = judge(run, 0, SchedulerFacts(state="NODE_FAIL", down_hosts=("n9",)))
+    assert (dead.cause, dead.node) == (Cause.HARDWARE, "n9")
 
 
 def test_a_node_that_left_no_record_is_to_blame(run: RunFolder) -> None:
@@ -153,3 +159,63 @@ def test_verdict_decision_and_step_lie_in_the_state_of_the_run(run: RunFolder) -
     assert decision.restart
     assert state["outcome"] is None  # whoever does not act on the decision ends the run
     assert end_run(run, ExitCode.RETRY_ELSEWHERE) == "failed"
+
+
+def say(run: RunFolder, rank: int, *lines: str) -> None:
+    """What a rank has printed."""
+    write_text(run.attempt(0).rank_log(rank), "".join(f"{line}\n" for line in lines))
+
+
+def test_the_cause_is_believed_before_what_others_saw_of_it(run: RunFolder) -> None:
+    record(run, "n1", 93, r0=1)
+    record(run, "n2", 93, r8=1)
+    say(run, 0, "RuntimeError: [pair.cc:534] Connection closed by peer [10.0.0.2]:28048")
+    say(run, 8, "RuntimeError: CUDA error: uncorrectable ECC error encountered", "frame #0: c10")
+    verdict = judge(run, 0)
+    assert (verdict.cause, verdict.node, verdict.rank) == (Cause.HARDWARE, "n2", 8)
+    line = "RuntimeError: CUDA error: uncorrectable ECC error encountered (rank-0008.log)"
+    assert verdict.evidence == line
+
+
+def test_of_two_crashes_the_one_that_came_first_counts(run: RunFolder) -> None:
+    record(run, "n2", 93, r8=1)
+    record(run, "n1", 93, r0=1)
+    say(run, 0, "RuntimeError: the queue is closed")
+    say(run, 8, "KeyError: 'lines'")
+    assert judge(run, 0).rank == 8
+
+
+def test_what_a_run_got_over_is_not_why_it_ended(run: RunFolder) -> None:
+    record(run, "n1", 75, r0=-9)
+    say(run, 0, "torch.OutOfMemoryError: CUDA out of memory", "step 7 loss 0.2")
+    verdict = judge(run, 0)
+    assert (verdict.cause, verdict.evidence) == (Cause.UNKNOWN, "ended by SIGKILL (node-n1.json)")
+
+
+def test_a_rank_that_is_killed_for_memory_is_known_by_the_kernel_s_count(run: RunFolder) -> None:
+    record(run, "n1", 75, r0=-9)
+    path = run.attempt(0).node_record("n1")
+    write_json(path, read_json(path) | {"oom_kills": 1})
+    assert judge(run, 0).cause == Cause.OUT_OF_MEMORY
+
+
+def test_a_log_without_a_record_is_of_the_node_whose_place_it_has(run: RunFolder) -> None:
+    record(run, "n1", 75, r0=-15, r1=-15)
+    say(run, 3, "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.")
+    verdict = judge(run, 0, SchedulerFacts(hosts=("n1", "n2")))
+    assert (verdict.node, verdict.rank) == ("n2", 3)
+
+
+def test_the_job_s_own_output_names_a_node(run: RunFolder) -> None:
+    facts = SchedulerFacts(output=("srun: error: Node failure on gpu-7",))
+    verdict = judge(run, 0, facts)
+    assert (verdict.cause, verdict.node) == (Cause.HARDWARE, "gpu-7")
+    assert verdict.evidence == "srun: error: Node failure on gpu-7 (the job's output)"
+
+
+def test_our_own_line_means_what_its_exit_code_says(run: RunFolder) -> None:
+    say(run, 0, "error: no port from 20000 to 29000 is free")
+    record(run, "n1", 75, r0=75)
+    assert judge(run, 0).cause == Cause.HARDWARE
+    record(run, "n1", 2, r0=2)
+    assert judge(run, 0).cause == Cause.USER_ERROR
