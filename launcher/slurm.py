@@ -144,7 +144,7 @@ def recipe_of(run: RunFolder) -> Recipe:
         recipe = replace(recipe, slurm=build(SlurmConfig, site_keys(site_file())))
         attempts = read_json(run.state)["attempts"]
         if attempts and "ranks_per_node" in attempts[-1]:
-            nodes, ranks = attempts[-1]["nodes"], attempts[-1]["ranks_per_node"]
+            nodes, ranks = len(attempts[-1]["hosts"]), attempts[-1]["ranks_per_node"]
             recipe = replace(recipe, ranks=RanksConfig(nodes=nodes, per_node=ranks))
     return recipe
 

@@ -5,9 +5,10 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.excluded import exclude, excluded_nodes, leave_enough
-from cluster.exit_codes import ExitCode
+from cluster.exit_codes import ExitCode, MachineFault
 from cluster.rendezvous import expand_hosts, slurm_node
 from cluster.restart import Decision
 from cluster.run_folder import RunFolder, read_json
@@ -22,12 +23,22 @@ OUTPUT_LINES = 50
 
 
 def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
-    """Open the next attempt, in the job that we are in; its number."""
-    if "SLURM_JOB_ID" not in environment:
+    """Open the next attempt, in the job that we are in; its number.
+
+    MachineFault if SLURM has queued the job again by itself, and another attempt would not help.
+    """
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
         return begin_attempt(run, backend="other")
+    attempts = read_json(run.state)["attempts"]
+    if attempts and attempts[-1].get("job") == job and "ended" not in attempts[-1]:
+        decision = _end_cut_off(run, attempts[-1])
+        if not decision.restart:
+            end_run(run, ExitCode.RETRY_ELSEWHERE)
+            raise MachineFault(decision.why)
     node = slurm_node({"SLURM_NODEID": "0", **environment})
-    ranks = {"nodes": node.nodes, "ranks_per_node": node.ranks}
-    return begin_attempt(run, backend="slurm", job=environment["SLURM_JOB_ID"], **ranks)
+    hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
+    return begin_attempt(run, backend="slurm", job=job, hosts=hosts, ranks_per_node=node.ranks)
 
 
 def end(run: RunFolder, number: int) -> tuple[str, int]:
@@ -62,6 +73,19 @@ def requeue_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ)
         _say(f"job {environment['SLURM_JOB_ID']} is not queued again, so a new one is: {error}")
         _say(f"queued as job {queue_run(recipe_of(run), run)}")
     return ExitCode.DONE
+
+
+def _end_cut_off(run: RunFolder, attempt: dict[str, Any]) -> Decision:
+    """Judge the attempt in which SLURM took the job off its nodes, and queued it again."""
+    lost = down_nodes(attempt["hosts"])
+    if lost:
+        run.clear_stop_request()  # SLURM ended the others for the sake of the lost node
+    facts = SchedulerFacts(
+        state="NODE_FAIL" if lost else "PREEMPTED",
+        hosts=tuple(attempt["hosts"]),
+        down_hosts=tuple(lost),
+    )
+    return end_attempt(run, attempt["number"], summed_up(run, attempt["number"]), facts)
 
 
 def _where(decision: Decision) -> str:

@@ -42,7 +42,7 @@ def details(run: RunFolder) -> str:
     if git:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
-    lines += _slurm_lines(state)
+    lines += _slurm_lines(run, state)
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
@@ -88,7 +88,7 @@ def own_command() -> str:
     return "letterpress"
 
 
-def _slurm_lines(state: dict[str, Any]) -> list[str]:
+def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     """What SLURM last said of the job, and the nodes that the run keeps away from."""
     lines = []
     if slurm_job(state) and not state["outcome"]:
@@ -96,6 +96,9 @@ def _slurm_lines(state: dict[str, Any]) -> list[str]:
         said = f", as SLURM said {time.time() - queue.asked:.0f} s ago" if job else ""
         lines.append(f"job        {slurm_job(state)}: {job or 'SLURM was asked before'}{said}")
         lines += [f"           {queue.failure}"] if queue.failure else []
+    output = run.root / f"slurm-{slurm_job(state)}.out"
+    if output.exists():
+        lines.append(f"output     {output}")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))

@@ -42,11 +42,16 @@ def test_a_bad_node_is_left_out() -> None:
     assert decision.why == "hardware: restarted without gpu-07, for the 1. time of 5"
 
 
-@pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN, Cause.PREEMPTED])
+@pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN])
 def test_what_is_no_node_s_fault_goes_on_in_place(cause: Cause) -> None:
     decision = after(attempts((cause, 40)), node="gpu-07")
     assert (decision.restart, decision.without) == (True, None)
     assert decision.why.startswith(f"{cause}: restarted in place")
+
+
+def test_what_had_to_make_room_waits_for_room() -> None:
+    decision = after(attempts((Cause.PREEMPTED, 40)))
+    assert (decision.restart, decision.why) == (True, "preempted: restarted when there is room")
 
 
 @pytest.mark.parametrize("cause", [cause for cause, budget in RESTARTS.items() if budget])
