@@ -316,6 +316,8 @@ def _queue(recipe: Recipe, root: Path) -> int:
 
     job = submit_run(recipe, root)
     print(f"queued as job {job}; `{own_command()} status {root}` says how it goes")
+    if recipe.eval:
+        print(f"`python -m evalfarm watch --run {root}` scores its checkpoints, on any machine")
     return ExitCode.DONE
 
 

@@ -46,6 +46,7 @@ def end(run: RunFolder, number: int) -> tuple[str, int]:
 
     `again`: another attempt on the same nodes. `requeue`: on others, or when there is room.
     """
+    _look_afresh(run.attempt(number).root)
     code = summed_up(run, number)
     facts = _facts(run, number, os.environ)
     decision = end_attempt(run, number, code, facts)
@@ -120,6 +121,13 @@ def _agents_were_stopped(run: RunFolder, *, in_doubt: bool) -> bool:
     if in_doubt:
         run.clear_stop_request()
     return not in_doubt
+
+
+def _look_afresh(folder: Path) -> None:
+    """Let NFS show what other nodes wrote there: it does once this one writes (RFC 1813, 2.6)."""
+    probe = folder / ".look-afresh.tmp"
+    probe.touch()
+    probe.unlink()
 
 
 def _output(run: RunFolder, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ cd "$RUN/code"
 "$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
 
 # When the time is nearly up: the ranks save at their next step and leave. They get no signal.
-trap 'echo "SLURM: the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
+TIME_IS_UP=
+trap 'TIME_IS_UP=1
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
 
 # srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
@@ -50,6 +52,7 @@ while [ "$NEXT" = again ]; do
     # `requeue`, on others or later, or that it is `over`.
     CODE=0
     NEXT=$("$PYTHON" -m launcher end "$RUN" "$ATTEMPT") || CODE=$?
+    [ -z "$TIME_IS_UP" ] || [ "$NEXT" != again ] || NEXT=requeue
 done
 
 # The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
