@@ -96,6 +96,7 @@ RULES = (
         r"no CUDA-capable device is detected",
         r"CUDA unknown error - this may be due to",
         r"Error 802: system not yet initialized",
+        r"No CUDA GPUs are available|Unable to determine the device handle",
     ),
     # Linux: machine checks; errno by its number, as Python's OSError prints it, and by its text.
     _rule("machine check", Weight.CAUSE, Cause.HARDWARE, r"\[Hardware Error\]"),
@@ -103,7 +104,7 @@ RULES = (
         "storage of a node",
         Weight.CAUSE,
         Cause.HARDWARE,
-        r"\[Errno (5|30|107|108|116)\]",
+        r"\[Errno (5|6|19|30|74|107|108|116|117|121)\]",
         r"Input/output error|Read-only file system|Stale (NFS )?file handle",
         r"[Tt]ransport endpoint (shutdown|is not connected)",
     ),
@@ -123,7 +124,7 @@ RULES = (
         r"\boom[-_]kill",
         r"Memory cgroup out of memory|Out of memory: Killed process",
         r"error: (?P<node>\S+): task \S+: Out Of Memory",
-        r"running low on memory",
+        r"running low on memory|due to memory pressure",
     ),
     # torch's allocators, the CUDA runtime, NCCL's allocations, the loader's workers, malloc, fork.
     _rule(
@@ -132,6 +133,7 @@ RULES = (
         Cause.OUT_OF_MEMORY,
         r"CUDA out of memory|CUDA error: out of memory|Cuda failure.*out of memory",
         r"killed by signal: (Killed|Bus error)|insufficient shared memory",
+        r"STATUS_ALLOC_FAILED|Unable to allocate",
         r"[Cc]an(no|')t allocate memory|\[Errno 12\]|^MemoryError|std::bad_alloc",
     ),
     # CUDA's runtime again: what the program asked for cannot be.
@@ -173,10 +175,10 @@ RULES = (
         "failed link",
         Weight.LINK,
         Cause.NETWORK,
-        r"NCCL WARN (NET/|socket)",
+        r"NCCL WARN (NET/|socket)|ibv_\w+ failed|\[Errno (98|99|100|101|110|112|113)\]",
         r"ncclSystemError|unhandled system error",
         r"DistNetworkError|DistStoreError|EADDRINUSE",
-        r"client socket has (timed out|failed to connect)",
+        r"client socket has (timed out|failed to connect)|Rendezvous\w*Error",
         r"the first node published no address",  # cluster/rendezvous.py
     ),
     # What ranks say when another has gone: NCCL, gloo, sockets, c10d.
@@ -184,9 +186,9 @@ RULES = (
         "parted",
         Weight.PARTED,
         Cause.NETWORK,
-        r"remote process exited|ncclRemoteError|communicator was aborted",
-        r"[Cc]onnection (closed|reset|refused|aborted)|ConnectionResetError|Broken ?[Pp]ipe",
-        r"DistBackendError",
+        r"remote process exited|nccl\w+Error|NCCL WARN|communicator was aborted|DistBackendError",
+        r"[Cc]onnection (closed|reset|refused|aborted)|Connection\w+Error|Broken ?[Pp]ipe",
+        r"[Gg]loo/transport|Gloo \w+ failed|\[Errno (32|103|104|111)\]",
     ),
     # cluster/program.py: a clear line, and an exit code that says who is to mend it.
     _rule("our own line", Weight.CAUSE, None, r"^error: "),
