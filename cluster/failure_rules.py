@@ -79,20 +79,29 @@ RULES = (
     ),
     # SLURM's slurmstepd and srun, in the job's own output.
     _rule("time limit", Weight.CAUSE, Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO TIME LIMIT"),
-    _rule("preemption", Weight.CAUSE, Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO PREEMPTION"),
+    _rule(
+        "preemption",
+        Weight.CAUSE,
+        Cause.PREEMPTED,
+        r"CANCELLED AT \S+ DUE TO (PREEMPTION|JOB REQUEUE)",
+    ),
     _rule("node failure", Weight.CAUSE, Cause.HARDWARE, r"Node failure on (?P<node>\S+)"),
     _rule("lost node", Weight.CAUSE, Cause.HARDWARE, r"CANCELLED AT \S+ DUE TO NODE FAILURE"),
     # The NVIDIA driver in the kernel's log, where a wrapper or a container copies it.
     _rule("Xid", Weight.CAUSE, Cause.HARDWARE, rf"NVRM: Xid \(.*?\): ({XIDS}),"),
-    _rule("lost GPU", Weight.CAUSE, Cause.HARDWARE, r"fallen off the bus|GPU is lost"),
+    _rule(
+        "lost GPU", Weight.CAUSE, Cause.HARDWARE, r"fallen off the bus|GPU is lost|requires reset"
+    ),
     # CUDA's runtime by its error strings (cudaErrorECCUncorrectable and its neighbours).
-    _rule("ECC", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable ECC error|double bit error"),
+    _rule(
+        "ECC", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable ECC|ECC_UNCORRECTABLE|double bit error"
+    ),
     _rule("NVLink", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable NVLink error"),
     _rule(
         "no device",
         Weight.CAUSE,
         Cause.HARDWARE,
-        r"CUDA-capable device\(s\) is/are busy or unavailable",
+        r"CUDA-capable device.* busy or unavailable",
         r"no CUDA-capable device is detected",
         r"CUDA unknown error - this may be due to",
         r"Error 802: system not yet initialized",
@@ -105,7 +114,8 @@ RULES = (
         Weight.CAUSE,
         Cause.HARDWARE,
         r"\[Errno (5|6|19|30|74|107|108|116|117|121)\]",
-        r"Input/output error|Read-only file system|Stale (NFS )?file handle",
+        r"(Input/output|Remote I/O) error|Read-only file system|Stale (NFS )?file handle",
+        r"\bI/O error\b|Structure needs cleaning|No such device",
         r"[Tt]ransport endpoint (shutdown|is not connected)",
     ),
     _rule(
@@ -176,6 +186,8 @@ RULES = (
         Weight.LINK,
         Cause.NETWORK,
         r"NCCL WARN (NET/|socket)|ibv_\w+ failed|\[Errno (98|99|100|101|110|112|113)\]",
+        r"[Aa]ddress already in use|No route to host|[Nn]etwork is (unreachable|down)|Host is down",
+        r"gaierror|in name resolution|Name or service not known|[Ss]ocket\.?\s?[Tt]imeout",
         r"ncclSystemError|unhandled system error",
         r"DistNetworkError|DistStoreError|EADDRINUSE",
         r"client socket has (timed out|failed to connect)|Rendezvous\w*Error",
