@@ -79,23 +79,33 @@ RULES = (
     ),
     # SLURM's slurmstepd and srun, in the job's own output.
     _rule("time limit", Weight.CAUSE, Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO TIME LIMIT"),
-    _rule("preemption", Weight.CAUSE, Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO PREEMPTION"),
+    _rule(
+        "preemption",
+        Weight.CAUSE,
+        Cause.PREEMPTED,
+        r"CANCELLED AT \S+ DUE TO (PREEMPTION|JOB REQUEUE)",
+    ),
     _rule("node failure", Weight.CAUSE, Cause.HARDWARE, r"Node failure on (?P<node>\S+)"),
     _rule("lost node", Weight.CAUSE, Cause.HARDWARE, r"CANCELLED AT \S+ DUE TO NODE FAILURE"),
     # The NVIDIA driver in the kernel's log, where a wrapper or a container copies it.
     _rule("Xid", Weight.CAUSE, Cause.HARDWARE, rf"NVRM: Xid \(.*?\): ({XIDS}),"),
-    _rule("lost GPU", Weight.CAUSE, Cause.HARDWARE, r"fallen off the bus|GPU is lost"),
+    _rule(
+        "lost GPU", Weight.CAUSE, Cause.HARDWARE, r"fallen off the bus|GPU is lost|requires reset"
+    ),
     # CUDA's runtime by its error strings (cudaErrorECCUncorrectable and its neighbours).
-    _rule("ECC", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable ECC error|double bit error"),
+    _rule(
+        "ECC", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable ECC|ECC_UNCORRECTABLE|double bit error"
+    ),
     _rule("NVLink", Weight.CAUSE, Cause.HARDWARE, r"uncorrectable NVLink error"),
     _rule(
         "no device",
         Weight.CAUSE,
         Cause.HARDWARE,
-        r"CUDA-capable device\(s\) is/are busy or unavailable",
+        r"CUDA-capable device.* busy or unavailable",
         r"no CUDA-capable device is detected",
         r"CUDA unknown error - this may be due to",
         r"Error 802: system not yet initialized",
+        r"No CUDA GPUs are available|Unable to determine the device handle",
     ),
     # Linux: machine checks; errno by its number, as Python's OSError prints it, and by its text.
     _rule("machine check", Weight.CAUSE, Cause.HARDWARE, r"\[Hardware Error\]"),
@@ -103,8 +113,9 @@ RULES = (
         "storage of a node",
         Weight.CAUSE,
         Cause.HARDWARE,
-        r"\[Errno (5|30|107|108|116)\]",
-        r"Input/output error|Read-only file system|Stale (NFS )?file handle",
+        r"\[Errno (5|6|19|30|74|107|108|116|117|121)\]",
+        r"(Input/output|Remote I/O) error|Read-only file system|Stale (NFS )?file handle",
+        r"\bI/O error\b|Structure needs cleaning|No such device",
         r"[Tt]ransport endpoint (shutdown|is not connected)",
     ),
     _rule(
@@ -123,7 +134,7 @@ RULES = (
         r"\boom[-_]kill",
         r"Memory cgroup out of memory|Out of memory: Killed process",
         r"error: (?P<node>\S+): task \S+: Out Of Memory",
-        r"running low on memory",
+        r"running low on memory|due to memory pressure",
     ),
     # torch's allocators, the CUDA runtime, NCCL's allocations, the loader's workers, malloc, fork.
     _rule(
@@ -132,6 +143,7 @@ RULES = (
         Cause.OUT_OF_MEMORY,
         r"CUDA out of memory|CUDA error: out of memory|Cuda failure.*out of memory",
         r"killed by signal: (Killed|Bus error)|insufficient shared memory",
+        r"STATUS_ALLOC_FAILED|Unable to allocate",
         r"[Cc]an(no|')t allocate memory|\[Errno 12\]|^MemoryError|std::bad_alloc",
     ),
     # CUDA's runtime again: what the program asked for cannot be.
@@ -173,10 +185,12 @@ RULES = (
         "failed link",
         Weight.LINK,
         Cause.NETWORK,
-        r"NCCL WARN (NET/|socket)",
+        r"NCCL WARN (NET/|socket)|ibv_\w+ failed|\[Errno (98|99|100|101|110|112|113)\]",
+        r"[Aa]ddress already in use|No route to host|[Nn]etwork is (unreachable|down)|Host is down",
+        r"gaierror|in name resolution|Name or service not known|[Ss]ocket\.?\s?[Tt]imeout",
         r"ncclSystemError|unhandled system error",
         r"DistNetworkError|DistStoreError|EADDRINUSE",
-        r"client socket has (timed out|failed to connect)",
+        r"client socket has (timed out|failed to connect)|Rendezvous\w*Error",
         r"the first node published no address",  # cluster/rendezvous.py
     ),
     # What ranks say when another has gone: NCCL, gloo, sockets, c10d.
@@ -184,9 +198,9 @@ RULES = (
         "parted",
         Weight.PARTED,
         Cause.NETWORK,
-        r"remote process exited|ncclRemoteError|communicator was aborted",
-        r"[Cc]onnection (closed|reset|refused|aborted)|ConnectionResetError|Broken ?[Pp]ipe",
-        r"DistBackendError",
+        r"remote process exited|nccl\w+Error|NCCL WARN|communicator was aborted|DistBackendError",
+        r"[Cc]onnection (closed|reset|refused|aborted)|Connection\w+Error|Broken ?[Pp]ipe",
+        r"[Gg]loo/transport|Gloo \w+ failed|\[Errno (32|103|104|111)\]",
     ),
     # cluster/program.py: a clear line, and an exit code that says who is to mend it.
     _rule("our own line", Weight.CAUSE, None, r"^error: "),

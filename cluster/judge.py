@@ -128,9 +128,10 @@ def _told(evidence: Evidence, *weights: Weight) -> Iterator[Verdict]:
         for log, finding in evidence.told:
             cause = finding.rule.cause or CODES.get(log.exit_code)
             if finding.rule.weight == weight and cause not in (None, Cause.DONE, Cause.STOPPED):
+                known_dead = evidence.facts.down_hosts if cause == Cause.HARDWARE else ()
                 yield Verdict(
                     cause=cause,
-                    node=finding.node or log.node,
+                    node=finding.node or log.node or next(iter(known_dead), None),
                     rank=log.rank,
                     evidence=f"{finding.line[:LINE_LETTERS]} ({log.name})",
                 )
@@ -141,7 +142,7 @@ def _stop(evidence: Evidence) -> Iterator[Verdict]:
     request = evidence.run.stop_request
     if request.exists():
         reason = request.read_text().strip()
-        taken = STATES.get(evidence.facts.state or "") == Cause.PREEMPTED
+        taken = _cause_of_state(evidence.facts) == Cause.PREEMPTED
         by_scheduler = taken or STOPPED_BY_SCHEDULER.search(reason)
         cause = Cause.PREEMPTED if by_scheduler else Cause.STOPPED
         yield Verdict(cause=cause, evidence=f"{reason} ({request.name})")
@@ -166,9 +167,10 @@ def _missing_nodes(evidence: Evidence) -> Iterator[Verdict]:
 
 def _scheduler(evidence: Evidence) -> Iterator[Verdict]:
     facts = evidence.facts
-    if facts.state in STATES:
+    cause = _cause_of_state(facts)
+    if cause:
         yield Verdict(
-            cause=STATES[facts.state],
+            cause=cause,
             node=next(iter(facts.down_hosts), None),
             evidence=f"the scheduler says {facts.state}",
         )
@@ -208,6 +210,11 @@ WITNESSES: tuple[Callable[[Evidence], Iterator[Verdict]], ...] = (
     _codes,
     _launcher,
 )
+
+
+def _cause_of_state(facts: SchedulerFacts) -> Cause | None:
+    """Of the state's first word: sacct writes `CANCELLED by 1000`."""
+    return STATES.get((facts.state or "").partition(" ")[0])
 
 
 def _by_end(record: dict[str, Any], rank: dict[str, Any], cause: Cause) -> Verdict:

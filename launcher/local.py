@@ -150,7 +150,7 @@ def _make_samples(job: Job, recipe: Recipe) -> int:
 def _train(job: Job, recipe: Recipe) -> int:
     """Train, with the farm beside it; the agent's exit code."""
     if recipe.eval:
-        _see_to_the_farm(job)
+        see_to_the_farm(job)
     job.follower.say(f"starting {recipe.ranks.per_node} ranks in {job.run.root}")
     rank = ["-m", "trainer", "--config", str(job.run.recipe), "--attempt", str(job.attempt)]
     agent = job.start(
@@ -163,8 +163,8 @@ def _train(job: Job, recipe: Recipe) -> int:
     return job.wait(agent)
 
 
-def _see_to_the_farm(job: Job) -> None:
-    """Start the farm, or anew if it has ended; one that runs goes on, and its log with it."""
+def see_to_the_farm(job: Job) -> None:
+    """Start the farm, or start it anew if it has ended; one that runs goes on, and so its log."""
     log = job.run.attempt(job.attempt).farm_log
     if job.farm and job.farm.poll() is None:
         earlier = job.run.attempt(job.attempt - 1).farm_log
