@@ -157,11 +157,13 @@ def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
 ) -> None:
     cluster.letterpress(
         *("submit", "recipes/mini.yaml", "--on", "slurm", "--name", "submitted", "--set"),
-        *("ranks.nodes=2", "ranks.per_node=1", *ENDLESS),
+        *("ranks.nodes=2", "ranks.per_node=1", "slurm.inside=[env, INSIDE=image]", *ENDLESS),
     )
     run = RunFolder(cluster.checkout / "runs" / "submitted")
     number = read_json(run.state)["job"]["number"]
     wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
+    environment = Path(f"/proc/{pid_of(run, 0, rank=1)}/environ").read_text().split("\0")
+    assert "INSIDE=image" in environment
     os.kill(pid_of(run, 0, rank=1), signal.SIGKILL)
     wait_until(lambda: is_training(run, 1), START_TIMEOUT_S)
     job = cluster.job(number)

@@ -145,6 +145,22 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
         assert "is not a run folder: it holds no recipe.yaml" in done.stderr
 
 
+def test_logs_go_on_with_the_attempt_that_follows(run: RunFolder) -> None:
+    number = begin_attempt(run, backend="local", pid=os.getpid())
+    run.attempt(number).rank_log(0).write_text("first\n")
+    command = [sys.executable, "-m", "launcher", "logs", "-f", str(run.root)]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "first\n"
+        write_json(run.attempt(number).node_record("a"), {"ended": 1.0, "exit_code": 75})
+        number = begin_attempt(run, backend="local", pid=os.getpid())
+        run.attempt(number).rank_log(0).write_text("second\n")
+        assert following.stdout.readline() == "second\n"
+        end_run(run, ExitCode.DONE)
+        write_json(run.attempt(number).node_record("a"), {"ended": 2.0, "exit_code": 0})
+        assert following.wait(60) == 0
+
+
 def test_a_run_that_does_not_run_cannot_be_stopped(run: RunFolder) -> None:
     done = letterpress("stop", run.root)
     assert done.returncode == ExitCode.BAD_INPUT

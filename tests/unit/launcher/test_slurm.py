@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from cluster.excluded import exclude
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm import NoAnswer, Refused
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.site import SlurmConfig
-from launcher.slurm import BODY, cancel_job, job_script, queue_run, recipe_of, submit_run
+from launcher.slurm import (
+    BODY,
+    cancel_job,
+    job_script,
+    queue_run,
+    recipe_of,
+    resume_job,
+    submit_run,
+)
 from tests.conftest import CHECKOUT
 from tests.fake_slurm import FakeSlurm
 
@@ -156,6 +165,35 @@ def test_what_slurm_did_not_answer_is_looked_for_when_resumed(
     assert run_state(run) == "new"
     fake_slurm.answers("squeue", f"18|{read_json(run.state)['job']['token']}\n")  # it was
     assert queue_run(recipe_of(run), run) == "18"
+    assert len(fake_slurm.calls("sbatch")) == 1
+
+
+def test_a_run_whose_job_is_gone_is_resumed_by_a_new_one(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    first = read_json(run.state)["job"]
+    exclude(run, "n3", hours=1, why="ECC")
+    run.request_stop("SIGTERM to the agent on n3")
+    fake_slurm.answers("squeue", "17|NODE_FAIL|None|n3\n")
+    fake_slurm.answers("sbatch", "18\n")
+    assert resume_job(run, is_queued=run_state(run) == "queued") == "queued as job 18"
+    second = read_json(run.state)["job"]
+    assert (second["number"], second["token"] == first["token"]) == ("18", False)
+    assert "--exclude=n3" in fake_slurm.calls("sbatch")[-1]
+    assert not run.stop_request.exists()
+
+
+def test_a_run_that_waits_is_not_queued_twice_but_let_start(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(recipe, tmp_path / "mini")
+    fake_slurm.answers("squeue", "17|PENDING|BeginTime|\n")
+    fake_slurm.answers("scontrol")
+    run = RunFolder(tmp_path / "mini")
+    resume_job(run, is_queued=run_state(run) == "queued")
+    assert fake_slurm.calls("scontrol") == ["scontrol update JobId=17 StartTime=now"]
     assert len(fake_slurm.calls("sbatch")) == 1
 
 
