@@ -1,6 +1,5 @@
 """SLURM's own commands, asked so that nothing is queued twice and every refusal is one line."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -23,6 +22,7 @@ NO_ANSWER = re.compile(
 # A job that is queued again waits for 121 s: SLURM sets its start when it has left its nodes,
 # unless one was asked for that still lies ahead then (22.05). By now it has left them.
 LEAVES_NODES_WITHIN_S = 10
+WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -73,10 +73,11 @@ def outside_a_job(environment: Mapping[str, str]) -> dict[str, str]:
         r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SINFO|SACCT|SCONTROL|PMI|PMIX)_.*|"
         r"(LOCAL_)?RANK|WORLD_SIZE|MASTER_(ADDR|PORT)"
     )
-    kept = {key: value for key, value in environment.items() if not ours.fullmatch(key)}
-    with contextlib.suppress(KeyError):
-        kept["SLURM_CONF"] = environment["SLURM_CONF"]
-    return kept
+    return {
+        key: value
+        for key, value in environment.items()
+        if key in WHERE_SLURM_IS or not ours.fullmatch(key)
+    }
 
 
 def submit_once(script: Path, token: str, *, excluded: Sequence[str] = ()) -> str:
