@@ -7,7 +7,8 @@ from typing import Any
 
 from cluster.attempt_logs import Log, read_logs
 from cluster.exit_codes import ExitCode
-from cluster.failure_rules import Finding, Weight, find
+from cluster.failure_rules import RULES
+from cluster.log_rules import Finding, Weight, find
 from cluster.run_folder import RunFolder
 from cluster.verdict import Cause, SchedulerFacts, Verdict
 
@@ -73,7 +74,7 @@ def judge(
         run=run,
         records=records,
         missing=[host for host in facts.hosts if not attempt.node_record(host).exists()],
-        told=[(log, finding) for log in logs for finding in find(log.lines)],
+        told=[(log, finding) for log in logs for finding in find(log.lines, RULES)],
         facts=facts,
         code=code,
     )
