@@ -24,8 +24,8 @@ def begin_attempt(run: RunFolder, **facts: Any) -> int:
     run.clear_stop_request()
     state = read_json(run.state)
     state["attempts"].append({"number": number, "started": time.time(), **facts})
-    if "job" in facts:
-        state["job"] = {**state.get("job", {}), "number": facts["job"]}
+    if facts.get("backend") == "slurm" and "job" in facts:  # also where a script was typed
+        state["slurm_job"] = {**state.get("slurm_job", {}), "number": facts["job"]}
     state["outcome"] = None
     write_json(run.state, state)
     return number

@@ -33,12 +33,12 @@ def run_state(run: RunFolder) -> str:
 def is_on_slurm(state: dict[str, Any]) -> bool:
     """Whether a run was last submitted to SLURM, or begun there."""
     attempts = state["attempts"]
-    return "job" in state and not (attempts and attempts[-1].get("backend") == "local")
+    return "slurm_job" in state and not (attempts and attempts[-1].get("backend") != "slurm")
 
 
 def slurm_job(state: dict[str, Any]) -> str | None:
     """The number of the job that a run is on; None if it is not on SLURM, or never got one."""
-    number = state["job"]["number"] if is_on_slurm(state) else None
+    number = state["slurm_job"]["number"] if is_on_slurm(state) else None
     return None if number is None else str(number)
 
 
@@ -46,7 +46,7 @@ def ask_slurm(state: dict[str, Any]) -> tuple[QueuedJob | None, Queue]:
     """What SLURM knows of a run's job, and all of its answer. None: nothing yet."""
     number = slurm_job(state)
     assert number is not None
-    since = state["job"].get("submitted") or state["attempts"][-1]["started"]
+    since = state["slurm_job"].get("submitted") or state["attempts"][-1]["started"]
     queue = look_up({number: since})
     return queue.job(number, since), queue
 

@@ -104,19 +104,20 @@ def queue_run(recipe: Recipe, run: RunFolder) -> str:
     write_text(run.job_script, job_script(recipe, run.root))
     run.clear_stop_request()
     state = read_json(run.state)
-    job = state.get("job") or {}
+    job = state.get("slurm_job") or {}
     if "token" not in job or job["number"]:
         job = {"token": f"letterpress:{secrets.token_hex(8)}", "number": None}
-    state |= {"job": {**job, "submitted": time.time()}, "outcome": None}
+    state |= {"slurm_job": {**job, "submitted": time.time()}, "outcome": None}
     write_json(run.state, state)
     try:
-        excluded = excluded_nodes(state).now
-        state["job"]["number"] = submit_once(run.job_script, job["token"], excluded=excluded)
+        number = submit_once(run.job_script, job["token"], excluded=excluded_nodes(state).now)
     except NoAnswer as error:
         hint = f"`letterpress resume {run.root}` looks whether it is queued, and queues it if not"
         raise NoAnswer(f"{error}: {hint}") from None
+    state = read_json(run.state)  # it may have begun
+    state["slurm_job"]["number"] = number
     write_json(run.state, state)
-    return str(state["job"]["number"])
+    return number
 
 
 def resume_job(run: RunFolder, *, is_queued: bool) -> str:

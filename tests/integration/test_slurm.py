@@ -160,7 +160,7 @@ def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
         *("ranks.nodes=2", "ranks.per_node=1", "slurm.inside=[env, INSIDE=image]", *ENDLESS),
     )
     run = RunFolder(cluster.checkout / "runs" / "submitted")
-    number = read_json(run.state)["job"]["number"]
+    number = read_json(run.state)["slurm_job"]["number"]
     wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
     environment = Path(f"/proc/{pid_of(run, 0, rank=1)}/environ").read_text().split("\0")
     assert "INSIDE=image" in environment
@@ -187,7 +187,7 @@ def test_a_user_error_is_not_retried(cluster: Cluster) -> None:
         *("ranks.per_node=1", "train.device=cuda", *QUICK),
     )
     run = RunFolder(cluster.checkout / "runs" / "mistaken")
-    job = cluster.wait(read_json(run.state)["job"]["number"], START_TIMEOUT_S)
+    job = cluster.wait(read_json(run.state)["slurm_job"]["number"], START_TIMEOUT_S)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.BAD_INPUT)}:0")
     (attempt,) = read_json(run.state)["attempts"]
     assert attempt["verdict"]["cause"] == "user_error"

@@ -136,7 +136,7 @@ def test_a_run_is_frozen_and_queued_with_a_token(
     root = tmp_path / "runs" / "mini"
     assert submit_run(recipe, root) == "17"
     run = RunFolder(root)
-    job = read_json(run.state)["job"]
+    job = read_json(run.state)["slurm_job"]
     assert job["number"] == "17"
     (call,) = fake_slurm.calls("sbatch")
     assert call == f"sbatch --parsable --comment={job['token']} {run.job_script}"
@@ -173,13 +173,13 @@ def test_a_run_whose_job_is_gone_is_resumed_by_a_new_one(
 ) -> None:
     submit_run(recipe, tmp_path / "mini")
     run = RunFolder(tmp_path / "mini")
-    first = read_json(run.state)["job"]
+    first = read_json(run.state)["slurm_job"]
     exclude(run, "n3", hours=1, why="ECC")
     run.request_stop("SIGTERM to the agent on n3")
     fake_slurm.answers("squeue", "17|NODE_FAIL|None|n3\n")
     fake_slurm.answers("sbatch", "18\n")
     assert resume_job(run, is_queued=run_state(run) == "queued") == "queued as job 18"
-    second = read_json(run.state)["job"]
+    second = read_json(run.state)["slurm_job"]
     assert (second["number"], second["token"] == first["token"]) == ("18", False)
     assert "--exclude=n3" in fake_slurm.calls("sbatch")[-1]
     assert not run.stop_request.exists()

@@ -158,6 +158,6 @@ def test_where_a_job_must_not_be_queued_again_a_new_one_is(
     fake_slurm.answers("squeue")
     fake_slurm.answers("sbatch", "18\n")
     assert requeue_own_job(run) == ExitCode.DONE
-    assert read_json(run.state)["job"]["number"] == "18"
+    assert read_json(run.state)["slurm_job"]["number"] == "18"
     assert "queued as job 18" in capsys.readouterr().err
     assert not [call for call in fake_slurm.calls() if "update" in call]
