@@ -163,7 +163,7 @@ def test_what_slurm_did_not_answer_is_looked_for_when_resumed(
     with pytest.raises(NoAnswer, match=r"`letterpress resume .*mini` looks whether it is queued"):
         submit_run(recipe, run.root)
     assert run_state(run) == "new"
-    fake_slurm.answers("squeue", f"18|{read_json(run.state)['job']['token']}\n")  # it was
+    fake_slurm.answers("squeue", f"18|{read_json(run.state)['slurm_job']['token']}\n")  # it was
     assert queue_run(recipe_of(run), run) == "18"
     assert len(fake_slurm.calls("sbatch")) == 1
 
