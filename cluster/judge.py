@@ -47,6 +47,11 @@ class Evidence:
     facts: SchedulerFacts
     code: int | None
 
+    def suspects(self) -> Sequence[str]:
+        """The nodes to look at first where a line names none."""
+        only = [record["host"] for record in self.records] if len(self.records) == 1 else []
+        return self.facts.down_hosts or only
+
     def first_failed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """The records of the nodes and ranks that failed first on their nodes."""
         for record in self.records:
@@ -129,10 +134,10 @@ def _told(evidence: Evidence, *weights: Weight) -> Iterator[Verdict]:
         for log, finding in evidence.told:
             cause = finding.rule.cause or CODES.get(log.exit_code)
             if finding.rule.weight == weight and cause not in (None, Cause.DONE, Cause.STOPPED):
-                known_dead = evidence.facts.down_hosts if cause == Cause.HARDWARE else ()
+                guilty = evidence.suspects() if cause == Cause.HARDWARE else ()
                 yield Verdict(
                     cause=cause,
-                    node=finding.node or log.node or next(iter(known_dead), None),
+                    node=finding.node or log.node or next(iter(guilty), None),
                     rank=log.rank,
                     evidence=f"{finding.line[:LINE_LETTERS]} ({log.name})",
                 )
