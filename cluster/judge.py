@@ -1,14 +1,12 @@
 """Why an attempt ended: judged by its own records first, by the scheduler's word last."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.attempt_logs import Log, read_logs
+from cluster.evidence import Evidence, gather
 from cluster.exit_codes import ExitCode
-from cluster.failure_rules import RULES
-from cluster.log_rules import Finding, Weight, find
+from cluster.log_rules import Weight
 from cluster.run_folder import RunFolder
 from cluster.verdict import Cause, SchedulerFacts, Verdict
 
@@ -33,33 +31,6 @@ CODES: dict[int | None, Cause] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All that an attempt left behind."""
-
-    run: RunFolder
-    records: Sequence[dict[str, Any]]
-    """The nodes', in the order in which they ended."""
-    missing: Sequence[str]
-    """The nodes that left no record."""
-    told: Sequence[tuple[Log, Finding]]
-    """What the logs say, the log of the first node's first failure first."""
-    facts: SchedulerFacts
-    code: int | None
-
-    def suspects(self) -> Sequence[str]:
-        """The nodes to look at first where a line names none."""
-        only = [record["host"] for record in self.records] if len(self.records) == 1 else []
-        return self.facts.down_hosts or only
-
-    def first_failed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The records of the nodes and ranks that failed first on their nodes."""
-        for record in self.records:
-            for rank in record["ranks"]:
-                if rank["rank"] == record["first_failed_rank"]:
-                    yield record, rank
-
-
 def judge(
     run: RunFolder,
     attempt_number: int,
@@ -71,22 +42,11 @@ def judge(
 
     `code` is what the launcher saw itself, for attempts that ended before any rank was started.
     """
-    attempt, facts = run.attempt(attempt_number), facts or SchedulerFacts()
-    records = sorted(attempt.node_records(), key=lambda record: record["ended"])
-    logs = sorted(read_logs(attempt, records, facts.hosts), key=lambda log: not log.failed_first)
-    logs.append(Log(name="the job's output", lines=facts.output))
-    evidence = Evidence(
-        run=run,
-        records=records,
-        missing=[host for host in facts.hosts if not attempt.node_record(host).exists()],
-        told=[(log, finding) for log in logs for finding in find(log.lines, RULES)],
-        facts=facts,
-        code=code,
-    )
+    evidence = gather(run, attempt_number, facts or SchedulerFacts(), code)
     for witness in WITNESSES:
         for verdict in witness(evidence):
             return verdict
-    nobody = f"no node left a record in {attempt.root}, and nobody says why"
+    nobody = f"no node left a record in {run.attempt(attempt_number).root}, and nobody says why"
     return Verdict(cause=Cause.UNKNOWN, evidence=nobody)
 
 

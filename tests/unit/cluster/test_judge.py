@@ -219,3 +219,11 @@ def test_our_own_line_means_what_its_exit_code_says(run: RunFolder) -> None:
     assert judge(run, 0).cause == Cause.HARDWARE
     record(run, "n1", 2, r0=2)
     assert judge(run, 0).cause == Cause.USER_ERROR
+
+
+def test_a_lost_node_that_no_line_names_is_a_silent_one_not_the_one_that_speaks(
+    run: RunFolder,
+) -> None:
+    record(run, "n1", 75, r0=-15)
+    lost = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-22T04:00:00 DUE TO NODE FAILURE"
+    assert judge(run, 0, SchedulerFacts(hosts=("n1", "n2"), output=(lost,))).node == "n2"
