@@ -66,11 +66,12 @@ def _hang(evidence: Evidence) -> Iterator[Verdict]:
         hang = record.get("hang")
         if hang:
             ranks = ", ".join(map(str, hang["ranks"]))
+            who = f"rank {ranks}" if ranks else "every rank"
             yield Verdict(
                 cause=Cause.HANG,
-                node=record["host"],
+                node=next(iter(hang.get("hosts", ())), record["host"]),
                 rank=min(hang["ranks"], default=None),
-                evidence=f"rank {ranks} stood still in {hang['phase']}; stacks in {hang['stacks']}",
+                evidence=f"{who} stood still in {hang['phase']} (node-{record['host']}.json)",
             )
 
 

@@ -135,11 +135,13 @@ def test_the_scheduler_is_believed_where_no_record_is(
 def test_a_hang_that_the_agent_saw_is_one(run: RunFolder) -> None:
     record(run, "n2", 75, r0=-9, r1=-9)
     path = run.attempt(0).node_record("n2")
-    hang = {"ranks": [1], "phase": "save", "stacks": "stacks.txt"}
+    hang = {"ranks": [17], "phase": "save", "hosts": ["n3"]}
     write_json(path, read_json(path) | {"hang": hang})
     verdict = judge(run, 0)
-    assert (verdict.cause, verdict.node, verdict.rank) == (Cause.HANG, "n2", 1)
-    assert verdict.evidence == "rank 1 stood still in save; stacks in stacks.txt"
+    assert (verdict.cause, verdict.node, verdict.rank) == (Cause.HANG, "n3", 17)
+    assert verdict.evidence == "rank 17 stood still in save (node-n2.json)"
+    write_json(path, read_json(path) | {"hang": {"ranks": [], "phase": "train"}})
+    assert judge(run, 0).evidence == "every rank stood still in train (node-n2.json)"
 
 
 def test_an_attempt_that_started_no_rank_is_judged_by_the_launcher_s_code(run: RunFolder) -> None:
