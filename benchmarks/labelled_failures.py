@@ -5,6 +5,7 @@ failed first comes first), what they printed, and what the scheduler knew. `caus
 `node` is one, too, where a node is to blame.
 """
 
+import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,7 @@ from typing import Any
 import yaml
 
 from cluster.agent import exit_code
-from cluster.run_folder import RunFolder, write_json, write_text
-from cluster.state import begin_attempt, new_state
+from cluster.run_folder import RunFolder
 from cluster.verdict import Cause, SchedulerFacts
 
 FAILURES = Path(__file__).parent / "failures"
@@ -56,17 +56,17 @@ class Failure:
     def lay_out(self, root: Path) -> RunFolder:
         """A run folder whose first attempt ended so."""
         run = RunFolder(root)
-        write_json(run.state, new_state({}))
-        attempt = run.attempt(begin_attempt(run))
+        attempt = run.attempt(run.begin_attempt())
         for number, (host, ranks) in enumerate(self.facts["nodes"].items()):
             record = _record(host, ranks) | {"node": number, "ended": float(number)}
             record["oom_kills"] = self.facts.get("oom_kills", {}).get(host, 0)
             record["hang"] = self.facts.get("hang", {}).get(host)
-            write_json(attempt.node_record(host), record)
+            # Not by write_json: hundreds of them would wait for the disk.
+            attempt.node_record(host).write_text(json.dumps(record))
         for rank, text in self.facts["logs"].items():
-            write_text(attempt.rank_log(rank), text)
+            attempt.rank_log(rank).write_text(text)
         if "stop" in self.facts:
-            run.request_stop(self.facts["stop"])
+            run.stop_request.write_text(self.facts["stop"])
         return run
 
 

@@ -42,7 +42,14 @@ SCHEDULER = (
         Weight.CAUSE,
         Cause.HARDWARE,
         r"Node failure on (?P<node>\S+)|CANCELLED AT \S+ DUE TO NODE FAILURE",
-        r"launch for StepId=\S+ failed on node",
+        r"launch for \S+ failed on node (?P<where>[^\s:]+)",
+    ),
+    # srun, sbatch: what was asked for cannot be had.
+    rule(
+        "refused request",
+        Weight.CAUSE,
+        Cause.USER_ERROR,
+        r"error: Unable to (create step|allocate resources)|error: Batch job submission failed",
     ),
     # Ray's driver: raylets that do not answer, actors whose node is gone.
     rule(
@@ -124,8 +131,7 @@ MEMORY = (
         "no memory on the GPU",
         Weight.CAUSE,
         Cause.OUT_OF_MEMORY,
-        r"CUDA out of memory|CUDA error: out of memory|Cuda failure.*out of memory",
-        r"STATUS_ALLOC_FAILED|OutOfMemoryError",
+        r"\bout of memory\b|STATUS_ALLOC_FAILED|OutOfMemoryError",
     ),
     # torch's loader, malloc, fork, numpy, C++.
     rule(
@@ -152,7 +158,7 @@ MISTAKES = (
         "kernel's mistake",
         Weight.CAUSE,
         Cause.USER_ERROR,
-        r"device-side assert|: block: \[.*Assertion `.*` failed",
+        r"device-side assert|: block: \[.*Assertion .* failed",
         r"illegal memory access|misaligned address|invalid program counter",
     ),
     rule(
@@ -180,7 +186,7 @@ UNEXPLAINED = (
         Weight.CRASH,
         Cause.UNKNOWN,
         r"unspecified launch failure|CUDA error: (unknown|initialization) error",
-        r"the launch timed out|CUBLAS_STATUS_|CUDNN_STATUS_",
+        r"the launch timed out|CUBLAS_STATUS_|CUDNN_STATUS_|unhandled cuda error",
     ),
     # CPython's faulthandler, glibc, shells.
     rule(
@@ -189,6 +195,8 @@ UNEXPLAINED = (
         Cause.UNKNOWN,
         r"^Fatal Python error:|[Ss]egmentation fault|Segfault encountered|\(core dumped\)",
     ),
+    # torch, of itself.
+    rule("bug of torch", Weight.CRASH, Cause.UNKNOWN, r"INTERNAL ASSERT FAILED"),
     # Ray, of workers of which it knows no more.
     rule("Ray", Weight.CRASH, Cause.UNKNOWN, r"(ActorDied|RayActor|WorkerCrashed)Error"),
 )
@@ -200,6 +208,7 @@ SEEN_OF_OTHERS = (
         Weight.WAIT,
         Cause.HANG,
         r"Watchdog caught collective operation timeout|watchdog got stuck",
+        r"failure detected by watchdog|due to a collective timeout|Timeout at collective",
         r"Timed out waiting \d+ms for (recv|send) operation|failed to pass monitoredBarrier",
         r"ray\.exceptions\.GetTimeoutError",
     ),

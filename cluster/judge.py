@@ -1,14 +1,12 @@
 """Why an attempt ended: judged by its own records first, by the scheduler's word last."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.attempt_logs import Log, read_logs
+from cluster.evidence import Evidence, gather
 from cluster.exit_codes import ExitCode
-from cluster.failure_rules import RULES
-from cluster.log_rules import Finding, Weight, find
+from cluster.log_rules import Weight
 from cluster.run_folder import RunFolder
 from cluster.verdict import Cause, SchedulerFacts, Verdict
 
@@ -33,28 +31,6 @@ CODES: dict[int | None, Cause] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All that an attempt left behind."""
-
-    run: RunFolder
-    records: Sequence[dict[str, Any]]
-    """The nodes', in the order in which they ended."""
-    missing: Sequence[str]
-    """The nodes that left no record."""
-    told: Sequence[tuple[Log, Finding]]
-    """What the logs say, the log of the first node's first failure first."""
-    facts: SchedulerFacts
-    code: int | None
-
-    def first_failed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The records of the nodes and ranks that failed first on their nodes."""
-        for record in self.records:
-            for rank in record["ranks"]:
-                if rank["rank"] == record["first_failed_rank"]:
-                    yield record, rank
-
-
 def judge(
     run: RunFolder,
     attempt_number: int,
@@ -66,22 +42,11 @@ def judge(
 
     `code` is what the launcher saw itself, for attempts that ended before any rank was started.
     """
-    attempt, facts = run.attempt(attempt_number), facts or SchedulerFacts()
-    records = sorted(attempt.node_records(), key=lambda record: record["ended"])
-    logs = sorted(read_logs(attempt, records, facts.hosts), key=lambda log: not log.failed_first)
-    logs.append(Log(name="the job's output", lines=facts.output))
-    evidence = Evidence(
-        run=run,
-        records=records,
-        missing=[host for host in facts.hosts if not attempt.node_record(host).exists()],
-        told=[(log, finding) for log in logs for finding in find(log.lines, RULES)],
-        facts=facts,
-        code=code,
-    )
+    evidence = gather(run, attempt_number, facts or SchedulerFacts(), code)
     for witness in WITNESSES:
         for verdict in witness(evidence):
             return verdict
-    nobody = f"no node left a record in {attempt.root}, and nobody says why"
+    nobody = f"no node left a record in {run.attempt(attempt_number).root}, and nobody says why"
     return Verdict(cause=Cause.UNKNOWN, evidence=nobody)
 
 
@@ -101,11 +66,12 @@ def _hang(evidence: Evidence) -> Iterator[Verdict]:
         hang = record.get("hang")
         if hang:
             ranks = ", ".join(map(str, hang["ranks"]))
+            who = f"rank {ranks}" if ranks else "every rank"
             yield Verdict(
                 cause=Cause.HANG,
-                node=record["host"],
+                node=next(iter(hang.get("hosts", ())), record["host"]),
                 rank=min(hang["ranks"], default=None),
-                evidence=f"rank {ranks} stood still in {hang['phase']}; stacks in {hang['stacks']}",
+                evidence=f"{who} stood still in {hang['phase']} (node-{record['host']}.json)",
             )
 
 
@@ -129,10 +95,10 @@ def _told(evidence: Evidence, *weights: Weight) -> Iterator[Verdict]:
         for log, finding in evidence.told:
             cause = finding.rule.cause or CODES.get(log.exit_code)
             if finding.rule.weight == weight and cause not in (None, Cause.DONE, Cause.STOPPED):
-                known_dead = evidence.facts.down_hosts if cause == Cause.HARDWARE else ()
+                guilty = evidence.suspects() if cause == Cause.HARDWARE else ()
                 yield Verdict(
                     cause=cause,
-                    node=finding.node or log.node or next(iter(known_dead), None),
+                    node=finding.node or log.node or next(iter(guilty), None),
                     rank=log.rank,
                     evidence=f"{finding.line[:LINE_LETTERS]} ({log.name})",
                 )

@@ -45,9 +45,10 @@ class Finding:
 
     @property
     def node(self) -> str | None:
-        """The node that the line itself names."""
+        """The node that the line itself names, by a group of the pattern."""
         found = self.rule.pattern.search(self.line)
-        return found.groupdict().get("node") if found else None
+        named = found.groupdict().values() if found else ()
+        return next(filter(None, named), None)
 
 
 def rule(name: str, weight: Weight, cause: Cause | None, *patterns: str) -> Rule:

@@ -58,10 +58,10 @@ def decide(state: dict[str, Any], verdict: Verdict) -> Decision:
     budget = RESTARTS[cause]
     spent = sum(attempt["verdict"]["cause"] == cause for attempt in chain[:-1])
     if budget is not None and spent >= budget:
-        return _no(cause, f"{spent} restarts are all that a run gets")
+        return _no(cause, f"{spent} of {budget} restarts are spent")
     without = verdict.node if cause == Cause.HARDWARE else None
     where = f"without {without}" if without else WHERE.get(cause, "in place")
-    count = "" if budget is None else f", for the {spent + 1}. time of {budget}"
+    count = "" if budget is None else f" ({spent + 1} of {budget})"
     why = f"{_spelt(cause)}: restarted {where}{count}"
     return Decision(cause=cause, restart=True, without=without, why=why)
 

@@ -202,7 +202,7 @@ def test_a_killed_rank_is_restarted_in_place_and_ctrl_c_is_not(
     output, _ = job.communicate(timeout=60)
     assert job.returncode == ExitCode.STOPPED, output
     assert re.search(r"rank 1 on \S+ failed: ended by SIGKILL \(node-\S+\.json\)", output)
-    assert "unknown: restarted in place, for the 1. time of 2" in output
+    assert "unknown: restarted in place (1 of 2)" in output
     first, second = read_json(run.state)["attempts"]
     assert f"2 ranks started after step {first['step']} of 100000" in output
     assert (first["decision"]["restart"], second["decision"]["restart"]) == (True, False)

@@ -59,7 +59,11 @@ def test_an_agent_that_srun_ends_for_another_ones_failure_asks_for_no_save(tmp_p
     assert not run.stop_request.exists()
 
 
-def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_path: Path) -> None:
+def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 5])  # of the kernel, before and after
+    monkeypatch.setattr(agent, "oom_kills", lambda: next(counts))
     # Rank 1 fails, rank 0 would wait for it for ever.
     code = (
         "import os, sys, time\n"
@@ -74,6 +78,7 @@ def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_p
     assert record["first_failed_rank"] == 1
     assert record["log_tail"] == ["error: the dog ate it"]
     assert record["ranks"][0]["signal"] == "SIGTERM"
+    assert record["oom_kills"] == 2
     assert read_json(run.attempt(number).rendezvous)["address"] == "127.0.0.1"
 
 

@@ -135,11 +135,13 @@ def test_the_scheduler_is_believed_where_no_record_is(
 def test_a_hang_that_the_agent_saw_is_one(run: RunFolder) -> None:
     record(run, "n2", 75, r0=-9, r1=-9)
     path = run.attempt(0).node_record("n2")
-    hang = {"ranks": [1], "phase": "save", "stacks": "stacks.txt"}
+    hang = {"ranks": [17], "phase": "save", "hosts": ["n3"]}
     write_json(path, read_json(path) | {"hang": hang})
     verdict = judge(run, 0)
-    assert (verdict.cause, verdict.node, verdict.rank) == (Cause.HANG, "n2", 1)
-    assert verdict.evidence == "rank 1 stood still in save; stacks in stacks.txt"
+    assert (verdict.cause, verdict.node, verdict.rank) == (Cause.HANG, "n3", 17)
+    assert verdict.evidence == "rank 17 stood still in save (node-n2.json)"
+    write_json(path, read_json(path) | {"hang": {"ranks": [], "phase": "train"}})
+    assert judge(run, 0).evidence == "every rank stood still in train (node-n2.json)"
 
 
 def test_an_attempt_that_started_no_rank_is_judged_by_the_launcher_s_code(run: RunFolder) -> None:
@@ -219,3 +221,11 @@ def test_our_own_line_means_what_its_exit_code_says(run: RunFolder) -> None:
     assert judge(run, 0).cause == Cause.HARDWARE
     record(run, "n1", 2, r0=2)
     assert judge(run, 0).cause == Cause.USER_ERROR
+
+
+def test_a_lost_node_that_no_line_names_is_a_silent_one_not_the_one_that_speaks(
+    run: RunFolder,
+) -> None:
+    record(run, "n1", 75, r0=-15)
+    lost = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-22T04:00:00 DUE TO NODE FAILURE"
+    assert judge(run, 0, SchedulerFacts(hosts=("n1", "n2"), output=(lost,))).node == "n2"

@@ -39,7 +39,7 @@ def test_what_is_done_asked_for_or_wrong_is_not_started_again(cause: Cause) -> N
 def test_a_bad_node_is_left_out() -> None:
     decision = after(attempts((Cause.HARDWARE, 40)), node="gpu-07")
     assert (decision.restart, decision.without) == (True, "gpu-07")
-    assert decision.why == "hardware: restarted without gpu-07, for the 1. time of 5"
+    assert decision.why == "hardware: restarted without gpu-07 (1 of 5)"
 
 
 @pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN])
@@ -64,7 +64,7 @@ def test_each_cause_has_its_own_budget(cause: Cause) -> None:
     assert after(attempts(other, *[(cause, step + 1000) for cause, step in within])).restart
     over = after(attempts(*within, (cause, steps[budget])))
     assert not over.restart
-    assert over.why.endswith(f": not restarted, {budget} restarts are all that a run gets")
+    assert over.why.endswith(f": not restarted, {budget} of {budget} restarts are spent")
 
 
 def test_preemption_ends_no_run_that_goes_forward() -> None:

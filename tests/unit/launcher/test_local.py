@@ -8,8 +8,9 @@ import pytest
 
 from cluster.run_folder import RunFolder, write_json
 from cluster.state import new_state
-from launcher import local
-from launcher.local import Job, see_to_the_farm
+from launcher import job as jobs
+from launcher.job import Job
+from launcher.local import see_to_the_farm
 
 
 @pytest.fixture
@@ -23,9 +24,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     def start_session(command: Sequence[str], **options: object) -> object:
         return starts_session([sys.executable, "-c", farm], **options)  # type: ignore[arg-type]
 
-    starts_session = local.start_session
-    monkeypatch.setattr(local, "start_session", start_session)
-    monkeypatch.setattr(local, "GRACE_S", 1.0)
+    starts_session = jobs.start_session
+    monkeypatch.setattr(jobs, "start_session", start_session)
+    monkeypatch.setattr(jobs, "GRACE_S", 1.0)
     made = Job(run)
     made.begin()
     yield made
