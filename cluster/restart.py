@@ -21,6 +21,7 @@ WHY_NOT = {
     Cause.STOPPED: "it was asked to stop",
     Cause.USER_ERROR: "it would end the same way again",
 }
+WHERE = {Cause.PREEMPTED: "when there is room"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def decide(state: dict[str, Any], verdict: Verdict) -> Decision:
     if budget is not None and spent >= budget:
         return _no(cause, f"{spent} of {budget} restarts are spent")
     without = verdict.node if cause == Cause.HARDWARE else None
-    where = f"without {without}" if without else "in place"
+    where = f"without {without}" if without else WHERE.get(cause, "in place")
     count = "" if budget is None else f" ({spent + 1} of {budget})"
     why = f"{_spelt(cause)}: restarted {where}{count}"
     return Decision(cause=cause, restart=True, without=without, why=why)

@@ -42,7 +42,7 @@ def test_a_bad_node_is_left_out() -> None:
     assert decision.why == "hardware: restarted without gpu-07 (1 of 5)"
 
 
-@pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN, Cause.PREEMPTED])
+@pytest.mark.parametrize("cause", [Cause.NETWORK, Cause.HANG, Cause.UNKNOWN])
 def test_what_is_no_node_s_fault_goes_on_in_place(cause: Cause) -> None:
     decision = after(attempts((cause, 40)), node="gpu-07")
     assert (decision.restart, decision.without) == (True, None)
@@ -63,7 +63,9 @@ def test_each_cause_has_its_own_budget(cause: Cause) -> None:
 
 
 def test_preemption_ends_no_run_that_goes_forward() -> None:
-    assert after(attempts(*[(Cause.PREEMPTED, step) for step in range(1, 100)])).restart
+    decision = after(attempts(*[(Cause.PREEMPTED, step) for step in range(1, 100)]))
+    assert (decision.restart, decision.without) == (True, None)
+    assert decision.why == "preempted: restarted when there is room"
 
 
 def test_three_attempts_without_a_new_checkpoint_end_it_whatever_their_causes() -> None:
