@@ -3,9 +3,12 @@
     python -m benchmarks.verdicts
 
 Judges every labelled failure in benchmarks/failures as the launcher does, by a run folder. The
-rules were written by the train part alone. Peers, on the same failures: keywords in the last line
-of the log of the rank that failed first, and that rank's exit code alone. Macro-F1 is the mean of
-the causes' F1.
+rules were written by the train part alone. Parts of it were held out once, too, from the rules of
+their time: their files say in their first line what those rules reached, which is what formats that
+nobody has seen can expect. What is held out now are formats that are common, in other words.
+
+Peers, on the same failures: keywords in the last line of the log of the rank that failed first, and
+that rank's exit code alone. Macro-F1 is the mean of the causes' F1.
 """
 
 import json
@@ -54,6 +57,8 @@ def main() -> None:
         print(f"{part}: {len(failures)} failures")
         parts[part] = {name: measure(failures, judged) for name, judged in judges.items()}
         show(parts[part])
+        for name in ("last line", "exit code"):
+            del parts[part][name]["confused"]  # most of them
     report = {
         "command": "python -m benchmarks.verdicts",
         "unit": "macro-F1 over causes; F1 of each cause; share of guilty nodes that are named",

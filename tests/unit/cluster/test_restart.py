@@ -68,7 +68,9 @@ def test_each_cause_has_its_own_budget(cause: Cause) -> None:
 
 
 def test_preemption_ends_no_run_that_goes_forward() -> None:
-    assert after(attempts(*[(Cause.PREEMPTED, step) for step in range(1, 100)])).restart
+    decision = after(attempts(*[(Cause.PREEMPTED, step) for step in range(1, 100)]))
+    assert (decision.restart, decision.without) == (True, None)
+    assert decision.why == "preempted: restarted when there is room"
 
 
 def test_three_attempts_without_a_new_checkpoint_end_it_whatever_their_causes() -> None:
