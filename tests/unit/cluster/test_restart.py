@@ -49,11 +49,6 @@ def test_what_is_no_node_s_fault_goes_on_in_place(cause: Cause) -> None:
     assert decision.why.startswith(f"{cause}: restarted in place")
 
 
-def test_what_had_to_make_room_waits_for_room() -> None:
-    decision = after(attempts((Cause.PREEMPTED, 40)))
-    assert (decision.restart, decision.why) == (True, "preempted: restarted when there is room")
-
-
 @pytest.mark.parametrize("cause", [cause for cause, budget in RESTARTS.items() if budget])
 def test_each_cause_has_its_own_budget(cause: Cause) -> None:
     budget = RESTARTS[cause]
