@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.oom_kills import oom_kills
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -70,11 +71,12 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
     """Run this node's ranks to their end; the exit code that sums them up."""
     attempt = run.attempt(attempt_number)
     started = time.time()
+    kills_before = oom_kills()
     if node.number == 0:
         address, port = publish_address(attempt, node, str(run.root))
     else:
         address, port = await_address(attempt)
-    with _signals(run) as asked:
+    with _signals(run, attempt) as asked:
         ranks = [
             start_session(
                 command,
@@ -90,6 +92,7 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
             rank.wait()
     code = exit_code([rank.returncode for rank in ranks], first_failed)
     record = _record(attempt, node, ranks, first_failed)
+    record["oom_kills"] = oom_kills() - kills_before
     write_json(
         attempt.node_record(node.name),
         {"started": started, "ended": time.time(), "exit_code": int(code), **record},
@@ -171,11 +174,15 @@ def _record(
 
 
 @contextmanager
-def _signals(run: RunFolder) -> Iterator[Asked]:
+def _signals(run: RunFolder, attempt: AttemptFolder) -> Iterator[Asked]:
     """Turn signals into a request to stop, or to kill; never pass them on to the ranks."""
     asked = Asked()
 
     def stop(number: int, frame: FrameType | None) -> None:
+        good = (ExitCode.DONE, ExitCode.STOPPED)
+        if any(record["exit_code"] not in good for record in attempt.node_records()):
+            asked.to_kill = True  # srun ends this node for the sake of one that has failed
+            return
         run.request_stop(f"{signal.Signals(number).name} to the agent on {socket.gethostname()}")
 
     def kill(number: int, frame: FrameType | None) -> None:

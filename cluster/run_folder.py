@@ -32,6 +32,7 @@ class RunFolder:
         self.recipe = self.root / "recipe.yaml"
         self.code = self.root / "code"
         self.state = self.root / "state.json"
+        self.job_script = self.root / "job.sh"
         self.stop_request = self.root / "STOP"
         self.attempts = self.root / "attempts"
         self.checkpoints = self.root / "checkpoints"

@@ -1,11 +1,16 @@
 """state.json: the launcher's record of a run, its attempts and how it ended."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from cluster.attempt_facts import add_accounts
+from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
-from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.judge import judge
+from cluster.restart import Decision, decide
+from cluster.run_folder import RunFolder, published_steps, read_json, write_json
+from cluster.verdict import SchedulerFacts
 
 OUTCOMES = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped"}
 
@@ -21,6 +26,8 @@ def begin_attempt(run: RunFolder, **facts: Any) -> int:
     run.clear_stop_request()
     state = read_json(run.state)
     state["attempts"].append({"number": number, "started": time.time(), **facts})
+    if facts.get("backend") == "slurm" and "job" in facts:  # also where a script was typed
+        state["slurm_job"] = {**state.get("slurm_job", {}), "number": facts["job"]}
     state["outcome"] = None
     write_json(run.state, state)
     return number
@@ -38,15 +45,31 @@ def summed_up(run: RunFolder, number: int) -> int:
     return int(bad[0] if bad else max(codes, default=ExitCode.RETRY_ELSEWHERE))
 
 
-def end_attempt(run: RunFolder, number: int, code: int) -> str:
-    """Record how an attempt ended; the outcome: done, stopped or failed."""
+def end_attempt(
+    run: RunFolder, number: int, code: int, facts: SchedulerFacts | None = None
+) -> Decision:
+    """Record how an attempt ended, at which step, why, and what follows; the caller acts on it.
+
+    Whoever does not start another attempt ends the run, too: `end_run`.
+    """
     state = read_json(run.state)
-    for attempt in state["attempts"]:
-        if attempt["number"] == number:
-            attempt |= {"ended": time.time(), "exit_code": int(code)}
+    known = [attempt for attempt in state["attempts"] if attempt["number"] <= number]
+    step = max((step for step, _ in published_steps(run.checkpoints)), default=0)
+    known[-1] |= {"ended": time.time(), "exit_code": int(code), "step": step}
+    verdict = judge(run, number, facts, code=code)
+    decision = decide({**state, "attempts": known}, verdict)
+    known[-1] |= {"verdict": asdict(verdict), "decision": asdict(decision)}
+    add_accounts(run, state)
+    write_json(run.state, state)
+    draw_accounts(run)
+    return decision
+
+
+def end_run(run: RunFolder, code: int) -> str:
+    """Record that no attempt will follow; the outcome: done, stopped or failed."""
+    state = read_json(run.state)
     state["outcome"] = (
         OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"
     )
-    add_accounts(run, state)
     write_json(run.state, state)
     return str(state["outcome"])

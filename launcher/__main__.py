@@ -5,28 +5,35 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
-from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
-from cluster.queue_time import queued_at
-from cluster.run_folder import AttemptFolder, RunFolder
-from cluster.state import begin_attempt, end_attempt, summed_up
+from cluster.run_folder import AttemptFolder, RunFolder, read_json
 from launcher.freeze import freeze
 from launcher.missing import missing_files
-from launcher.recipe import Recipe, check_ranks, load_recipe
+from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
+from launcher.run_state import is_on_slurm, run_state
+from launcher.status import own_command
 
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
-FOLLOW_EVERY_S = 0.5
 PLAN_NUMBERS = (
     "nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s", "node_gbit_per_s",
     "price_per_gpu_hour",
 )  # fmt: skip
+BACKENDS = ("local", "slurm")
+FOLLOW_EVERY_S = 0.5
+RESUME_HINTS = {
+    "starting": "`letterpress status` says how far it is",
+    "running": "stop it first",
+    "stopping": "wait until it has stopped",
+    "restarting": "that is what it does by itself",
+    "unknown": "SLURM cannot be asked whether it runs; `letterpress status` says why",
+}
 
 DESCRIPTION = """\
 Fine-tune text-to-image models and score every checkpoint while training goes on.
@@ -38,10 +45,12 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
   letterpress status                              all runs; `status runs/mini` for one
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
+  letterpress cancel runs/mini                    end its SLURM job at once
   letterpress resume runs/mini                    go on from the newest whole checkpoint
   letterpress board runs/mini                     curves and pictures in TensorBoard
   letterpress keys train.lora                     what a recipe may say
-  sbatch slurm/train_8xA100.sh recipes/mini.yaml  the same recipe on SLURM
+  letterpress submit recipes/mini.yaml --on slurm the same recipe on SLURM
+  sbatch slurm/train_8xA100.sh recipes/mini.yaml  or so, without the launcher
 """
 
 
@@ -73,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     submit_parser = add("submit", submit)
     _recipe_arguments(submit_parser)
     submit_parser.add_argument(
-        "--on", default="local", help="where: local (this machine). On SLURM: sbatch slurm/*.sh"
+        "--on", default="local", help="where: local (this machine, the default) or slurm"
     )
     submit_parser.add_argument("--dry-run", action="store_true", help="show, start nothing")
     plan_parser = add("plan", plan_command)
@@ -99,33 +108,34 @@ def _parser() -> argparse.ArgumentParser:
     logs_parser.add_argument("--rank", type=int, default=0, help="whose log; default 0")
     logs_parser.add_argument("--farm", action="store_true", help="the farm's log instead")
     _run_argument(add("stop", stop))
+    _run_argument(add("cancel", cancel))
     _run_argument(add("begin", begin))
     end_parser = add("end", end)
     _run_argument(end_parser)
     end_parser.add_argument("attempt", type=int, help="what `begin` printed")
+    _run_argument(add("requeue", requeue))
     add("board", board).add_argument("run", type=Path, nargs="*", help="run folders; default all")
     add("keys", keys).add_argument("prefix", nargs="?", default="", help="such as train.optim")
     return parser
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Train a recipe and score its checkpoints, here and now."""
-    if arguments.on != "local":
-        raise ValueError(
-            f"--on {arguments.on} is not there: local is. On SLURM type "
-            f"`sbatch slurm/train_8xA100.sh {arguments.recipe}`"
-        )
-    recipe = _recipe(arguments)
+    """Train a recipe and score its checkpoints: here and now, or train it on SLURM."""
+    if arguments.on not in BACKENDS:
+        raise ValueError(f"--on {arguments.on} is not there: choose from {', '.join(BACKENDS)}")
+    on_slurm = arguments.on == "slurm"
+    recipe = _recipe(arguments, load_slurm_recipe if on_slurm else load_recipe)
     check_ranks(recipe)
-    if recipe.ranks.nodes != 1:
+    if recipe.ranks.nodes != 1 and not on_slurm:
         raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
-    root = RUNS / recipe.name
     if arguments.dry_run:
-        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on this machine")
-        print(to_yaml(recipe), end="", flush=True)
+        _show(recipe, on_slurm=on_slurm)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
-    return ExitCode.DONE if arguments.dry_run else _run_here(recipe, freeze(recipe, root))
+    if arguments.dry_run:
+        return ExitCode.DONE
+    root = RUNS / recipe.name
+    return _queue(recipe, root) if on_slurm else _run_here(recipe, freeze(recipe, root))
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -162,10 +172,14 @@ def doctor_command(arguments: argparse.Namespace) -> int:
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
     run = RunFolder.existing(arguments.run)
-    from launcher.status import run_state
+    state = run_state(run)
+    if state in RESUME_HINTS:
+        raise ValueError(f"{arguments.run} is {state}: {RESUME_HINTS[state]}")
+    if is_on_slurm(read_json(run.state)):
+        from launcher.slurm import resume_job
 
-    if run_state(run) in ("running", "stopping"):
-        raise ValueError(f"{arguments.run} is {run_state(run)}: stop it first")
+        print(resume_job(run, is_queued=state == "queued"))
+        return ExitCode.DONE
     return _run_here(build(Recipe, read_yaml(run.recipe)), run)
 
 
@@ -180,23 +194,29 @@ def freeze_command(arguments: argparse.Namespace) -> int:
 
 def begin(arguments: argparse.Namespace) -> int:
     """Open the next attempt of a run and print its number (for batch scripts)."""
-    run = RunFolder.existing(arguments.run)
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        print(begin_attempt(run, backend="other"))
-        return ExitCode.DONE
-    queued = queued_at(job)  # null: SLURM gave no answer, and the queue stays unknown
-    print(begin_attempt(run, backend="slurm", job=job, queued=queued))
+    from launcher import slurm_job
+
+    print(slurm_job.begin(RunFolder.existing(arguments.run)))
     return ExitCode.DONE
 
 
 def end(arguments: argparse.Namespace) -> int:
-    """Record how an attempt ended, by its nodes' records, and exit so too (for batch scripts)."""
-    run = RunFolder.existing(arguments.run)
-    code = summed_up(run, arguments.attempt)
-    print(f"{run.root.name} is {end_attempt(run, arguments.attempt, code)}")
-    draw_accounts(run)
+    """Judge an attempt, print what follows and exit as it did (for batch scripts).
+
+    That is `again`, on the same nodes; `requeue`, elsewhere or later; or `over`.
+    """
+    from launcher import slurm_job
+
+    follows, code = slurm_job.end(RunFolder.existing(arguments.run), arguments.attempt)
+    print(follows)
     return code
+
+
+def requeue(arguments: argparse.Namespace) -> int:
+    """Queue the job again that this is the last act of (for batch scripts)."""
+    from launcher import slurm_job
+
+    return slurm_job.requeue_own_job(RunFolder.existing(arguments.run))
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -216,25 +236,41 @@ def logs(arguments: argparse.Namespace) -> int:
     run = RunFolder.existing(arguments.run)
     number = run.last_attempt()
     if number is None:
-        raise ValueError(f"{arguments.run} has not started yet")
-    attempt = run.attempt(number)
-    path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
-    if not path.exists() and not arguments.follow:
-        raise ValueError(f"there is no {path}")
-    _print_log(path, attempt, follow=arguments.follow)
+        raise ValueError(f"{arguments.run} has not started yet: it is {run_state(run)}")
+    while number is not None:
+        attempt = run.attempt(number)
+        path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
+        if not path.exists() and not arguments.follow:
+            raise ValueError(f"there is no {path}")
+        _print_log(path, attempt, follow=arguments.follow)
+        number = _next_attempt(run, number) if arguments.follow else None
     return ExitCode.DONE
 
 
 def stop(arguments: argparse.Namespace) -> int:
     """Ask a run to save at its next step and end; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
-    from launcher.status import own_command, run_state
-
-    if run_state(run) not in ("running", "stopping"):
-        raise ValueError(f"{arguments.run} is not running: it is {run_state(run)}")
+    state = run_state(run)
+    if state in ("queued", "starting"):
+        raise ValueError(
+            f"{arguments.run} is {state}: `{own_command()} cancel {arguments.run}` ends its job"
+        )
+    if state not in ("running", "stopping"):
+        raise ValueError(f"{arguments.run} is not running: it is {state}")
     run.request_stop("letterpress stop")
     shows = f"`{own_command()} logs -f {run.root}` shows it do so"
     print(f"asked {run.root.name} to save and stop; {shows}")
+    return ExitCode.DONE
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """End a run's SLURM job at once, or take it out of the queue; `resume` goes on."""
+    run = RunFolder.existing(arguments.run)
+    if not is_on_slurm(read_json(run.state)):
+        raise ValueError(f"{arguments.run} is not on SLURM: Ctrl-C twice ends it where it runs")
+    from launcher.slurm import cancel_job
+
+    print(cancel_job(run))
     return ExitCode.DONE
 
 
@@ -277,8 +313,10 @@ def _run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run folder, such as runs/mini")
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    recipe = load_recipe(arguments.recipe, arguments.set)
+def _recipe(
+    arguments: argparse.Namespace, load: Callable[[Path, Sequence[str]], Recipe] = load_recipe
+) -> Recipe:
+    recipe = load(arguments.recipe, arguments.set)
     return replace(recipe, name=arguments.name) if arguments.name else recipe
 
 
@@ -288,6 +326,28 @@ def _all_there(recipe: Recipe) -> bool:
     for line in missing:
         print(f"error: {line}", file=sys.stderr)
     return not missing
+
+
+def _show(recipe: Recipe, *, on_slurm: bool) -> None:
+    """What would run: the job's script, or the recipe with every default spelled out."""
+    root = (RUNS / recipe.name).absolute()
+    if on_slurm:
+        from launcher.slurm import job_script
+
+        print(job_script(recipe, root), end="", flush=True)
+    else:
+        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on this machine")
+        print(to_yaml(recipe), end="", flush=True)
+
+
+def _queue(recipe: Recipe, root: Path) -> int:
+    from launcher.slurm import submit_run
+
+    job = submit_run(recipe, root)
+    print(f"queued as job {job}; `{own_command()} status {root}` says how it goes")
+    if recipe.eval:
+        print(f"`python -m evalfarm watch --run {root}` scores its checkpoints, on any machine")
+    return ExitCode.DONE
 
 
 def _run_here(recipe: Recipe, run: RunFolder) -> int:
@@ -312,6 +372,16 @@ def _print_log(path: Path, attempt: AttemptFolder, *, follow: bool) -> None:
         if ended or not follow:
             return
         time.sleep(FOLLOW_EVERY_S)
+
+
+def _next_attempt(run: RunFolder, number: int) -> int | None:
+    """The attempt that follows, as soon as it is there; None if none will."""
+    while run_state(run) in ("queued", "starting", "running", "stopping", "restarting"):
+        newest = run.last_attempt()
+        if newest != number:
+            return newest
+        time.sleep(FOLLOW_EVERY_S)
+    return None
 
 
 if __name__ == "__main__":

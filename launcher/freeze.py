@@ -25,7 +25,13 @@ def freeze(recipe: Recipe, root: Path) -> RunFolder:
         )
     staging = RunFolder(root.with_name(f".{root.name}.frozen.tmp"))
     shutil.rmtree(staging.root, ignore_errors=True)
-    staging.root.mkdir(parents=True)
+    try:
+        staging.root.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"{root} cannot be made: {error.strerror}. Runs lie below the folder that you are in: "
+            "change to one that you may write"
+        ) from None
     write_text(staging.recipe, to_yaml(recipe))
     copy_code(staging.code)
     write_json(staging.state, new_state(provenance(_package("launcher").parent)))

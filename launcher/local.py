@@ -1,125 +1,67 @@
 """The backend that runs on this machine: samples, then one agent and one farm, in view."""
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session, start_session
-from cluster.run_folder import AttemptFolder, RunFolder
-from cluster.state import begin_attempt, end_attempt
-from launcher.follow import Follower
+from cluster.run_folder import RunFolder, read_json
+from cluster.state import end_run
+from launcher.job import Job
 from launcher.recipe import Recipe
-
-LOOK_EVERY_S = 0.2
-GRACE_S = 20.0  # for Ray to end its processes
-
-
-@dataclass
-class Job:
-    """The processes of an attempt on this machine."""
-
-    run: RunFolder
-    attempt: int
-    follower: Follower
-    stops_asked: int = 0
-    farm: subprocess.Popen[bytes] | None = None
-    farm_failed: bool = False
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
-        """Start a program of ours from the run's own copy of the code."""
-        environment = {**os.environ, "PYTHONPATH": str(self.run.code), "PYTHONUNBUFFERED": "1"}
-        process = start_session(
-            [sys.executable, "-m", *command], log=log, env=environment, cwd=self.run.code
-        )
-        self.processes.append(process)
-        return process
-
-    def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Show what goes on until a process has ended; its exit code.
-
-        The first Ctrl-C asks the run to save and stop, the second ends it at once.
-        """
-        while process.poll() is None:
-            try:
-                self.follower.update()
-                self._look_at_farm()
-                time.sleep(LOOK_EVERY_S)
-            except KeyboardInterrupt:
-                self.stops_asked += 1
-                if self.stops_asked > 1:
-                    raise
-                self.run.request_stop("Ctrl-C in the launcher")
-                self.follower.say(
-                    "saving at the next step, then stopping; Ctrl-C again ends it now"
-                )
-        self.follower.update()
-        self._look_at_farm()
-        return process.returncode
-
-    def _look_at_farm(self) -> None:
-        """Say once that the farm has failed: the training goes on without it."""
-        if self.farm and self.farm.poll() and not self.farm_failed:
-            self.farm_failed = True
-            log = self.run.attempt(self.attempt).farm_log
-            self.follower.say(f"the farm failed: {last_words(log.read_text())}; see {log}")
-
-    def kill(self) -> None:
-        """End whatever still runs, and all that it started."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)  # agent and farm end what they started
-        for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
-            kill_session(process.pid)
-            process.wait()
 
 
 def run_here(recipe: Recipe, run: RunFolder) -> int:
-    """Run one attempt of `run` on this machine to its end; its exit code."""
-    attempt = begin_attempt(run, backend="local", pid=os.getpid())
-    job = Job(run, attempt, Follower(run, attempt))
-    code: int = ExitCode.RETRY_ELSEWHERE
+    """Run `run` on this machine to its end, in as many attempts as `decide` grants; its exit code.
+
+    The farm lives through them all.
+    """
+    job, code = Job(run), int(ExitCode.RETRY_ELSEWHERE)
+    job.begin()
     try:
-        code = _make_samples(job, recipe)
-        if code == ExitCode.DONE:
-            code = _train_and_score(job, recipe)
+        code = _attempts(job, recipe)
+        end_run(run, code)  # tells the farm that no further export will come
+        farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
+        code = code or farm_code
     except KeyboardInterrupt:
+        run.request_stop("Ctrl-C in the launcher")
         job.follower.say("ended at once; what was published last can be resumed from")
         code = ExitCode.RETRY_ELSEWHERE
     finally:
         job.kill()
-        outcome = end_attempt(run, attempt, code)
-        draw_accounts(run)
+        if "ended" not in read_json(run.state)["attempts"][-1]:
+            job.end(code)
+        outcome = end_run(run, code)
         job.follower.close()
         job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code
 
 
+def _attempts(job: Job, recipe: Recipe) -> int:
+    """Attempt until one is not to be followed by another; its exit code."""
+    while True:
+        code = _make_samples(job, recipe)
+        if code == ExitCode.DONE:
+            code = _train(job, recipe)
+        if not job.end(code).restart:
+            return code
+        job.begin()
+
+
 def _make_samples(job: Job, recipe: Recipe) -> int:
-    """Build the samples, and encode them if the recipe has a cache; again at no cost."""
+    """Build the samples, and encode them if the recipe has a cache; once for all attempts."""
     code: int = ExitCode.DONE
     for command in ("build", "encode") if recipe.train.data.cache else ("build",):
-        if code == ExitCode.DONE:
+        if code == ExitCode.DONE and not job.samples_made:
             maker = job.start(["trainer.data", command, "--config", str(job.run.recipe)], log=None)
             code = job.wait(maker)
+    job.samples_made = code == ExitCode.DONE
     return ExitCode.STOPPED if job.stops_asked else code
 
 
-def _train_and_score(job: Job, recipe: Recipe) -> int:
-    """Train, and score beside it; what is published is scored to the end, also after a stop."""
+def _train(job: Job, recipe: Recipe) -> int:
+    """Train, with the farm beside it; the agent's exit code."""
     if recipe.eval:
-        command = ["evalfarm", "watch", "--run", str(job.run.root)]
-        job.farm = job.start(command, log=job.run.attempt(job.attempt).farm_log)
+        see_to_the_farm(job)
     job.follower.say(f"starting {recipe.ranks.per_node} ranks in {job.run.root}")
     rank = ["-m", "trainer", "--config", str(job.run.recipe), "--attempt", str(job.attempt)]
     agent = job.start(
@@ -129,26 +71,15 @@ def _train_and_score(job: Job, recipe: Recipe) -> int:
         ],
         log=None,
     )
-    code = job.wait(agent)
-    end_attempt(job.run, job.attempt, code)  # tells the farm that no further export will come
-    if code not in (ExitCode.DONE, ExitCode.STOPPED):
-        job.follower.say(why_it_failed(job.run.attempt(job.attempt)))
-    farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
-    return code or farm_code
+    return job.wait(agent)
 
 
-def why_it_failed(attempt: AttemptFolder) -> str:
-    """The rank that failed first, and its last words."""
-    for record in attempt.node_records():
-        rank = record["first_failed_rank"]
-        if rank is not None:
-            words = last_words("\n".join(record["log_tail"]))
-            return f"rank {rank} on {record['host']} failed: {words}; see {attempt.rank_log(rank)}"
-    return f"no rank started; see {attempt.root}"
-
-
-def last_words(log: str) -> str:
-    """The line of a log that says what went wrong: our own error line, or else the last."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it said nothing"])[-1]
+def see_to_the_farm(job: Job) -> None:
+    """Start the farm, or start it anew if it has ended; one that runs goes on, and so its log."""
+    log = job.run.attempt(job.attempt).farm_log
+    if job.farm and job.farm.poll() is None:
+        earlier = job.run.attempt(job.attempt - 1).farm_log
+        log.symlink_to(Path("..") / earlier.relative_to(job.run.attempts))
+        return
+    job.farm_failed = False
+    job.farm = job.start(["evalfarm", "watch", "--run", str(job.run.root)], log=log)

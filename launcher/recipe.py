@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from cluster.config import absolute_paths, build, read_yaml, set_keys
 from evalfarm.config import EvalConfig
+from launcher.site import SlurmConfig, site_file, site_keys
 from trainer.config import TrainConfig, split_batch
 
 Config = TypeVar("Config")
@@ -37,6 +38,8 @@ class Recipe:
     ranks: RanksConfig = field(default_factory=RanksConfig)
     eval: EvalConfig | None = None
     """Scoring while it trains; null: none."""
+    slurm: SlurmConfig | None = None
+    """How SLURM is asked for nodes (`submit --on slurm`); null: as the site's file says."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
@@ -50,6 +53,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     data = read_yaml(path)
     set_keys(data, overrides)
+    return _resolved(data)
+
+
+def load_slurm_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, with what the site says of its SLURM below what the recipe says."""
+    data = read_yaml(path)
+    set_keys(data, overrides)
+    asked = data.get("slurm") or {}
+    if not isinstance(asked, dict):
+        raise ValueError(f"slurm takes keys of its own, got {asked!r}")
+    return _resolved(data | {"slurm": site_keys(site_file()) | asked})
+
+
+def check_ranks(recipe: Recipe) -> None:
+    """ValueError if the global batch cannot be split over the recipe's ranks."""
+    split_batch(recipe.train, recipe.ranks.nodes * recipe.ranks.per_node)
+
+
+def _resolved(data: dict[str, Any]) -> Recipe:
     recipe = absolute_paths(build(Recipe, data))
     train, evaluation = _absolute_models(recipe.train), recipe.eval
     if evaluation:
@@ -57,11 +79,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         networks = _absolute_names(evaluation.networks, vars(evaluation.networks))
         evaluation = replace(evaluation, suites=tuple(suites), networks=networks)
     return replace(recipe, train=train, eval=evaluation)
-
-
-def check_ranks(recipe: Recipe) -> None:
-    """ValueError if the global batch cannot be split over the recipe's ranks."""
-    split_batch(recipe.train, recipe.ranks.nodes * recipe.ranks.per_node)
 
 
 def _absolute_models(train: TrainConfig) -> TrainConfig:

@@ -6,13 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.table import align, results_table
 from launcher.accounts import accounts_table
 from launcher.follow import progress_line
-
-SILENT_S = 60.0
+from launcher.run_state import ask_slurm, main_beat, run_state, slurm_job
 
 
 def runs_below(folder: Path) -> list[RunFolder]:
@@ -24,7 +22,7 @@ def overview(runs: list[RunFolder]) -> str:
     """A table with a line per run."""
     rows = [["run", "state", "step", "checkpoints", "evaluated"]]
     for run in runs:
-        beat = _main_beat(run)
+        beat = main_beat(run)
         rows.append(
             [
                 str(run.root.name),
@@ -45,9 +43,11 @@ def details(run: RunFolder) -> str:
     if git:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
+    lines += _slurm_lines(run, state)
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
+        lines += verdict_lines(state)
     for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
         steps = published_steps(folder)
         if steps:
@@ -57,6 +57,20 @@ def details(run: RunFolder) -> str:
     for results in _results(run):
         lines += ["", results["suite"], results_table(results)]
     return "\n".join(lines)
+
+
+def verdict_lines(state: dict[str, Any]) -> list[str]:
+    """Why the newest attempt that has ended did so, and what followed."""
+    judged = [attempt for attempt in state["attempts"] if "verdict" in attempt]
+    if not judged:
+        return []
+    verdict, decision = judged[-1]["verdict"], judged[-1]["decision"]
+    of = "" if judged[-1] is state["attempts"][-1] else f" of attempt {judged[-1]['number']}"
+    where = f" on {verdict['node']}" if verdict["node"] else ""
+    return [
+        f"verdict    {verdict['cause']}{of}{where}: {verdict['evidence']}",
+        f"then       {decision['why']}",
+    ]
 
 
 def results_and_places(run: RunFolder) -> str:
@@ -77,31 +91,22 @@ def own_command() -> str:
     return "letterpress"
 
 
-def run_state(run: RunFolder) -> str:
-    """new, running, stopping, done, stopped, failed, or lost: killed without a word."""
-    state = read_json(run.state)
-    if state["outcome"]:
-        return str(state["outcome"])
-    if not state["attempts"]:
-        return "new"
-    if _is_running(run, state["attempts"][-1]):
-        return "stopping" if run.stop_request.exists() else "running"
-    return "lost"
-
-
-def _is_running(run: RunFolder, attempt: dict[str, Any]) -> bool:
-    if attempt.get("backend") == "local":
-        return is_alive(attempt["pid"])
-    beat = _main_beat(run)  # on another machine: by its heartbeat
-    return beat is None or time.time() - beat["time"] < SILENT_S
-
-
-def _main_beat(run: RunFolder) -> dict[str, Any] | None:
-    number = run.last_attempt()
-    if number is None:
-        return None
-    path = run.attempt(number).heartbeat(0)
-    return dict(read_json(path)) if path.exists() else None
+def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
+    """What SLURM last said of the job, and the nodes that the run keeps away from."""
+    lines = []
+    if slurm_job(state) and not state["outcome"]:
+        job, queue = ask_slurm(state)
+        said = f", as SLURM said {time.time() - queue.asked:.0f} s ago" if job else ""
+        lines.append(f"job        {slurm_job(state)}: {job or 'SLURM was asked before'}{said}")
+        lines += [f"           {queue.failure}"] if queue.failure else []
+    output = run.root / f"slurm-{slurm_job(state)}.out"
+    if output.exists():
+        lines.append(f"output     {output}")
+    for entry in state.get("excluded", []):
+        if entry["until"] > time.time():
+            until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))
+            lines.append(f"left out   {entry['node']} until {until}: {entry['why']}")
+    return lines
 
 
 def _results(run: RunFolder) -> list[dict[str, Any]]:

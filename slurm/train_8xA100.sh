@@ -5,7 +5,7 @@
 #
 # from the checkout, on a login node. Flags of sbatch win over the lines below: for another partition
 # or account, `sbatch --partition=gpu --account=lab slurm/train_8xA100.sh …`. The run folder becomes
-# runs/RECIPE-JOBID. `scancel --batch --signal=USR1 JOBID` saves and stops.
+# runs/RECIPE-JOBID. `letterpress stop runs/RECIPE-JOBID` saves and ends it.
 
 #SBATCH --job-name=letterpress
 #SBATCH --nodes=1
@@ -14,7 +14,8 @@
 #SBATCH --cpus-per-task=32           # 4 cores a rank: one computes, three read samples
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@300          # 5 minutes before the time is up, to this shell alone
-#SBATCH --open-mode=append           # a job that is queued again goes on in the same file
+#SBATCH --requeue                    # a job that is not done, or lost a node, is queued again …
+#SBATCH --open-mode=append           # … and goes on in the same file
 #SBATCH --output=slurm-%j.out
 
 set -euo pipefail
@@ -26,26 +27,40 @@ PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
 # Freeze the recipe and the code into the run folder; a job that is queued again finds it there.
 RUN="$PWD/runs/$(basename "$1" .yaml)-$SLURM_JOB_ID"
 [ -d "$RUN" ] || "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
-ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
 
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"
 "$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
 
 # When the time is nearly up: the ranks save at their next step and leave. They get no signal.
-trap 'echo "SLURM: the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
+TIME_IS_UP=
+trap 'TIME_IS_UP=1
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
 
 # srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
-# In the background, for bash runs no trap while it waits for a command in the foreground.
-srun --kill-on-bad-exit=1 \
-    "$PYTHON" -m cluster.agent --run "$RUN" --attempt "$ATTEMPT" --slurm -- \
-    "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" &
-AGENTS=$!
-while kill -0 "$AGENTS" 2>/dev/null; do # the trap ends a wait early
-    wait "$AGENTS" || true
+NEXT=again
+while [ "$NEXT" = again ]; do
+    ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
+
+    # In the background, for bash runs no trap while it waits for a command in the foreground.
+    srun --kill-on-bad-exit=1 \
+        "$PYTHON" -m cluster.agent --run "$RUN" --attempt "$ATTEMPT" --slurm -- \
+        "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" &
+    AGENTS=$!
+    while kill -0 "$AGENTS" 2>/dev/null; do # the trap ends a wait early
+        wait "$AGENTS" || true
+    done
+
+    # How the attempt ended, by the agents' own records, and what may help: `again` on these nodes,
+    # `requeue`, on others or later, or that it is `over`.
+    CODE=0
+    NEXT=$("$PYTHON" -m launcher end "$RUN" "$ATTEMPT") || CODE=$?
+    [ -z "$TIME_IS_UP" ] || [ "$NEXT" != again ] || NEXT=requeue
 done
 
-# The job ends as the ranks did, by the agents' own records.
-exec "$PYTHON" -m launcher end "$RUN" "$ATTEMPT"
+# The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
+[ "$NEXT" != requeue ] || exec "$PYTHON" -m launcher requeue "$RUN"
+
+exit "$CODE"

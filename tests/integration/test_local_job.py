@@ -193,8 +193,29 @@ def test_a_rank_that_fails_is_explained_in_one_line(
     output, _ = job.communicate(timeout=90)
     assert job.returncode == ExitCode.BAD_INPUT, output
     assert "failed: error: train.lora: the target modules ['nowhere'] match no layer" in output
+    assert "user error: not restarted, it would end the same way again" in output
     assert "Traceback" not in output
     assert "the run has failed" in output
+
+
+def test_a_killed_rank_is_restarted_in_place_and_ctrl_c_is_not(
+    launcher: Launcher, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "runs" / "job")
+    job = launcher.start("submit", str(recipe(score=False, steps=100_000, save_every=10)))
+    wait_until(lambda: bool(published_steps(run.checkpoints)), 120)
+    os.kill(read_json(run.attempt(0).heartbeat(1))["pid"], signal.SIGKILL)
+    wait_until(lambda: run.last_attempt() == 1 and step_of_heartbeat(run) > 10, 120)
+    job.send_signal(signal.SIGINT)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == ExitCode.STOPPED, output
+    assert re.search(r"rank 1 on \S+ failed: ended by SIGKILL \(node-\S+\.json\)", output)
+    assert "unknown: restarted in place (1 of 2)" in output
+    first, second = read_json(run.state)["attempts"]
+    assert f"2 ranks started after step {first['step']} of 100000" in output
+    assert (first["decision"]["restart"], second["decision"]["restart"]) == (True, False)
+    assert second["verdict"]["cause"] == "stopped"
+    assert launcher.processes() == []
 
 
 def step_of_heartbeat(run: RunFolder) -> int:

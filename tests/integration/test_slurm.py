@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cluster.exit_codes import ExitCode
+from cluster.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
-from tests.conftest import CHECKOUT, wait_until
+from tests.conftest import CHECKOUT, read_events, wait_until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -25,6 +27,8 @@ pytestmark = [
 
 # What the recipe says, but quick.
 QUICK = ("train.data.words.samples=64", "train.preview=null")
+ENDLESS = ("train.steps=100000", "train.save_every=100000", "train.log_every=1", *QUICK)
+START_TIMEOUT_S = 300  # seconds on a quiet machine
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
@@ -36,7 +40,8 @@ class Cluster:
         outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         # The environment that is active at submission is the one that the tests run in.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environment = {**outside, "SLURM_CONF": slurm_conf, "PATH": path}
+        own = {f"XDG_{name}_HOME": str(checkout / name.lower()) for name in ("CACHE", "CONFIG")}
+        self.environment = {**outside, **own, "SLURM_CONF": slurm_conf, "PATH": path}
 
     def type(self, *command: str) -> str:
         """What a command prints."""
@@ -50,6 +55,10 @@ class Cluster:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def letterpress(self, *arguments: str) -> str:
+        """What the launcher prints."""
+        return self.type(sys.executable, "-m", "launcher", *arguments)
 
     def sbatch(self, *arguments: str) -> str:
         """Submit a job; its number."""
@@ -76,11 +85,26 @@ class Cluster:
         return (self.checkout / f"slurm-{number}.out").read_text() + log
 
 
+def is_training(run: RunFolder, attempt: int) -> bool:
+    """Whether an attempt has taken steps."""
+    return len(read_events(run.attempt(attempt), "step")) >= 3
+
+
+def pid_of(run: RunFolder, attempt: int, rank: int) -> int:
+    """The process of a rank."""
+    return int(read_json(run.attempt(attempt).heartbeat(rank))["pid"])
+
+
+def parent_of(pid: int) -> int:
+    """The process that started one: of a rank, its agent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @pytest.fixture(scope="module")
 def cluster(checkout: Path) -> Iterator[Cluster]:
-    """Two nodes with eight A100s each that are files."""
+    """Three nodes with eight A100s each that are files."""
     with subprocess.Popen(
-        [sys.executable, str(CHECKOUT / "slurm" / "testbed"), "--nodes", "2", "--gpus", "8"],
+        [sys.executable, str(CHECKOUT / "slurm" / "testbed"), "--nodes", "3", "--gpus", "8"],
         stdout=subprocess.PIPE,
         text=True,
     ) as testbed:
@@ -113,19 +137,64 @@ def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> 
 def test_ranks_of_two_nodes_meet_and_the_warning_of_the_time_limit_saves(cluster: Cluster) -> None:
     number = cluster.sbatch(
         *("--nodes=2", "--gpus-per-node=a100:1", "slurm/train_8xA100.sh", "recipes/mini.yaml"),
-        *("--set", "train.steps=100000", "train.save_every=100000", "train.log_every=1", *QUICK),
+        *("--set", *ENDLESS),
     )
     run = cluster.run_of(number)
-    events = run.attempt(0).events
-    wait_until(lambda: events.exists() and '"step": 3,' in events.read_text(), 120)
+    wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
     cluster.type("scancel", "--batch", "--signal=USR1", number)  # as --signal=B:USR1@300 does
-    job = cluster.wait(number, 60)
-    assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.STOPPED)}:0")
+    wait_until(lambda: is_training(run, 1), START_TIMEOUT_S)  # it was queued again by itself
     records = {record["node"]: record for record in run.attempt(0).node_records()}
     assert [records[node]["ranks"][0]["rank"] for node in (0, 1)] == [0, 1]
-    assert "is nearly up" in run.stop_request.read_text()
-    assert len(published_steps(run.checkpoints)) == 1
+    assert {record["exit_code"] for record in records.values()} == {ExitCode.STOPPED}
+    ((step, _),) = published_steps(run.checkpoints)
+    assert f"ranks go on after step {step} of" in run.attempt(1).rank_log(0).read_text()
+    cluster.letterpress("stop", str(run.root))
+    job = cluster.wait(number, 60)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.STOPPED)}:0")
+    assert job["Restarts"] == "1"
     assert read_json(run.state)["outcome"] == "stopped"
+
+
+def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
+    cluster: Cluster,
+) -> None:
+    cluster.letterpress(
+        *("submit", "recipes/mini.yaml", "--on", "slurm", "--name", "submitted", "--set"),
+        *("ranks.nodes=2", "ranks.per_node=1", "slurm.inside=[env, INSIDE=image]", *ENDLESS),
+    )
+    run = RunFolder(cluster.checkout / "runs" / "submitted")
+    number = read_json(run.state)["slurm_job"]["number"]
+    wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
+    environment = Path(f"/proc/{pid_of(run, 0, rank=1)}/environ").read_text().split("\0")
+    assert "INSIDE=image" in environment
+    os.kill(pid_of(run, 0, rank=1), signal.SIGKILL)
+    wait_until(lambda: is_training(run, 1), START_TIMEOUT_S)
+    job = cluster.job(number)
+    assert (job["Restarts"], job["NodeList"]) == ("0", "127.0.0.[11-12]")  # in place
+    os.kill(parent_of(pid_of(run, 1, rank=1)), signal.SIGKILL)  # an agent, as if its node were gone
+    wait_until(lambda: is_training(run, 2), START_TIMEOUT_S)
+    job = cluster.job(number)
+    assert job["ExcNodeList"] == "127.0.0.12"
+    assert (job["Restarts"], job["NodeList"]) == ("1", "127.0.0.[11,13]")
+    assert "left out   127.0.0.12 until" in cluster.letterpress("status", str(run.root))
+    ranks = [pid_of(run, 2, rank) for rank in (0, 1)]
+    left = [*ranks, *map(parent_of, ranks)]
+    cluster.letterpress("cancel", str(run.root))
+    wait_until(lambda: not any(map(is_alive, left)), 60)
+    assert read_json(run.state)["outcome"] == "cancelled"
+
+
+def test_a_user_error_is_not_retried(cluster: Cluster) -> None:
+    cluster.letterpress(
+        *("submit", "recipes/mini.yaml", "--on", "slurm", "--name", "mistaken", "--set"),
+        *("ranks.per_node=1", "train.device=cuda", *QUICK),
+    )
+    run = RunFolder(cluster.checkout / "runs" / "mistaken")
+    job = cluster.wait(read_json(run.state)["slurm_job"]["number"], START_TIMEOUT_S)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.BAD_INPUT)}:0")
+    (attempt,) = read_json(run.state)["attempts"]
+    assert attempt["verdict"]["cause"] == "user_error"
+    assert "mistaken: failed" in cluster.letterpress("status", str(run.root))
 
 
 def test_a_mistake_ends_the_job_with_its_line(cluster: Cluster) -> None:

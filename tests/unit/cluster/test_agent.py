@@ -39,7 +39,31 @@ def test_ranks_are_numbered_over_the_nodes() -> None:
     assert wanted.items() <= environment.items()
 
 
-def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_path: Path) -> None:
+# srun ends all nodes once one has failed: here the other's record is there, and then SIGTERM comes.
+ENDED_FOR_ANOTHER = """
+import os, signal, sys, time
+from cluster.run_folder import RunFolder, write_json
+record = RunFolder(sys.argv[1]).attempt(0).node_record("other")
+write_json(record, {"exit_code": int(sys.argv[2]), "ended": time.time()})
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(600)
+"""
+
+
+def test_an_agent_that_srun_ends_for_another_ones_failure_asks_for_no_save(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    failed = str(int(ExitCode.BAD_INPUT))
+    rank = [sys.executable, "-c", ENDED_FOR_ANOTHER, str(tmp_path), failed]
+    assert run_node(run, number, local_node(ranks=1), rank) == ExitCode.RETRY_ELSEWHERE
+    assert not run.stop_request.exists()
+
+
+def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 5])  # of the kernel, before and after
+    monkeypatch.setattr(agent, "oom_kills", lambda: next(counts))
     # Rank 1 fails, rank 0 would wait for it for ever.
     code = (
         "import os, sys, time\n"
@@ -54,6 +78,7 @@ def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_p
     assert record["first_failed_rank"] == 1
     assert record["log_tail"] == ["error: the dog ate it"]
     assert record["ranks"][0]["signal"] == "SIGTERM"
+    assert record["oom_kills"] == 2
     assert read_json(run.attempt(number).rendezvous)["address"] == "127.0.0.1"
 
 

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.attempt_facts import add_accounts, attempt_facts
-from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.state import begin_attempt, end_attempt, new_state
@@ -95,18 +95,18 @@ def test_the_state_holds_the_hours_of_each_attempt_and_of_the_run(run: RunFolder
     assert state["gpu_hours"]["used"] == pytest.approx(first["used"] + second["used"])
 
 
-def test_curves_stand_at_the_step_that_an_attempt_came_to(run: RunFolder) -> None:
+def test_curves_stand_at_the_step_that_an_attempt_came_to(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    now = [BEGAN, BEGAN + 40] * 2
+    monkeypatch.setattr("cluster.state.time", SimpleNamespace(time=lambda: now.pop(0)))
     for number, (first, last) in enumerate(((1, 10), (11, 20))):
         assert begin_attempt(run) == number
         start = {"event": "start", "time": BEGAN, "step": first - 1, "steps": 20, "ranks": 8}
         leave(run, number, [start, *step_events(first, last, 28, 32.0)])
         end_attempt(run, number, ExitCode.DONE)
-        state = read_json(run.state)
-        state["attempts"][number] |= {"started": BEGAN, "ended": BEGAN + 40}
-        write_json(run.state, state)
-        draw_accounts(run)
     written = EventAccumulator(str(run.tensorboard / "cluster"))
     written.Reload()
     goodput = written.Scalars("cluster/goodput")

@@ -11,10 +11,10 @@ import yaml
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.state import begin_attempt, end_attempt, summed_up
+from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from launcher.freeze import freeze
 from launcher.recipe import load_recipe
-from launcher.status import own_command, run_state
+from launcher.status import details, own_command, run_state
 from tests.conftest import CHECKOUT
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
@@ -71,9 +71,27 @@ def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> Non
 
 
 def test_a_backend_that_is_not_there_says_what_is() -> None:
-    done = letterpress("submit", MINI, "--on", "slurm")
+    done = letterpress("submit", MINI, "--on", "moon")
     assert done.returncode == ExitCode.BAD_INPUT
-    assert "type `sbatch slurm/train_8xA100.sh" in done.stderr
+    assert done.stderr == "error: --on moon is not there: choose from local, slurm\n"
+
+
+def test_a_dry_run_on_slurm_prints_the_script_and_needs_no_slurm(tmp_path: Path) -> None:
+    changes = [f"train.model={CHECKOUT}", "eval=null", "slurm.partition=gpu"]
+    done = letterpress(
+        "submit", MINI, "--on", "slurm", "--dry-run", "--set", *changes, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/bash\n")
+    assert "#SBATCH --partition=gpu\n" in done.stdout
+    assert f"RUN={tmp_path}/runs/mini\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_run_on_slurm_has_a_job_to_cancel(run: RunFolder) -> None:
+    done = letterpress("cancel", run.root)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "is not on SLURM: Ctrl-C twice" in done.stderr
 
 
 def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
@@ -99,10 +117,15 @@ def test_the_state_of_a_run_follows_its_attempts(run: RunFolder) -> None:
     assert run_state(run) == "running"
     run.request_stop("the test")
     assert run_state(run) == "stopping"
-    assert end_attempt(run, number, ExitCode.STOPPED) == "stopped"
+    assert end_run(run, ExitCode.STOPPED) == "stopped"
     number = begin_attempt(run, backend="local", pid=os.getpid())
     assert not run.stop_request.exists()  # what was obeyed is forgotten
-    assert end_attempt(run, number, ExitCode.DO_NOT_RESTART) == "failed"
+    decision = end_attempt(run, number, ExitCode.DO_NOT_RESTART)
+    assert run_state(run) == "restarting"  # until whoever could do so does not
+    assert end_run(run, ExitCode.DO_NOT_RESTART) == "failed"
+    shown = details(run).splitlines()
+    assert "verdict    user_error: exit code 93, and no agent left a record" in shown
+    assert f"then       {decision.why}" in shown
     begin_attempt(run, backend="local", pid=2**22)  # no process has this number
     assert run_state(run) == "lost"
 
@@ -120,6 +143,22 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
         done = letterpress(command, tmp_path)
         assert done.returncode == ExitCode.BAD_INPUT
         assert "is not a run folder: it holds no recipe.yaml" in done.stderr
+
+
+def test_logs_go_on_with_the_attempt_that_follows(run: RunFolder) -> None:
+    number = begin_attempt(run, backend="local", pid=os.getpid())
+    run.attempt(number).rank_log(0).write_text("first\n")
+    command = [sys.executable, "-m", "launcher", "logs", "-f", str(run.root)]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "first\n"
+        write_json(run.attempt(number).node_record("a"), {"ended": 1.0, "exit_code": 75})
+        number = begin_attempt(run, backend="local", pid=os.getpid())
+        run.attempt(number).rank_log(0).write_text("second\n")
+        assert following.stdout.readline() == "second\n"
+        end_run(run, ExitCode.DONE)
+        write_json(run.attempt(number).node_record("a"), {"ended": 2.0, "exit_code": 0})
+        assert following.wait(60) == 0
 
 
 def test_a_run_that_does_not_run_cannot_be_stopped(run: RunFolder) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.run_folder import RunFolder, write_json
 from launcher.follow import Follower, progress_line
-from launcher.local import last_words
+from launcher.job import last_words
 from launcher.status import details, results_and_places
 
 COLUMN = {

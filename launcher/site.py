@@ -1,0 +1,92 @@
+"""How SLURM is asked for nodes: a section of the recipe, and below it a file of the site's."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import build, read_yaml
+
+# Each is a word of an #SBATCH line: nothing that ends the word or the line.
+WORD = re.compile(r"[^\s'\"\\#`$;<>]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """How SLURM is asked for nodes. What the recipe does not say, the site's file does.
+
+    That is the file named by LETTERPRESS_SITE, else ~/.config/letterpress/site.yaml, with these
+    same keys. SBATCH_… variables do not count.
+    """
+
+    partition: str | None = None
+    """Where the job queues; null: the cluster's default."""
+    account: str | None = None
+    """Who pays; null: your default account."""
+    qos: str | None = None
+    """Quality of service; null: your default."""
+    constraint: str | None = None
+    """Features that the nodes must have, such as `a100-80gb&ib`."""
+    gpu_type: str | None = None
+    """The GPUs' GRES type, such as a100; null: any. `sinfo -o %G` shows them."""
+    cpus_per_gpu: int = 4
+    """Cores for each rank: one computes, the others read samples."""
+    memory_gb: int | None = None
+    """Host memory on each node; null: what the cluster gives to a job that does not ask."""
+    hours: float = 24.0
+    """Time limit of a job. A run that is not done by then saves and is queued again."""
+    save_before_end_s: int = 300
+    """How long before the time limit the run is told to save."""
+    exclude_h: float = 24.0
+    """How long a node that a failure is blamed on is not used again by the run."""
+    flags: tuple[str, ...] = ()
+    """Further flags of sbatch, such as [--exclusive, --reservation=spring]."""
+    srun_flags: tuple[str, ...] = ()
+    """Flags of srun for the agents, such as [--container-image=train.sqsh] where Pyxis is."""
+    inside: tuple[str, ...] = ()
+    """What the agents are started by, such as [apptainer, exec, --nv, train.sif]."""
+    python: Path | None = None
+    """The interpreter on the nodes; null: the one that runs letterpress."""
+
+    def __post_init__(self) -> None:
+        for key in ("partition", "account", "qos", "constraint", "gpu_type"):
+            value = getattr(self, key)
+            if value is not None and not WORD.fullmatch(value):
+                raise ValueError(f"{key} must be one plain word, got {value!r}")
+        for key in ("flags", "srun_flags"):
+            for flag in getattr(self, key):
+                if not (flag.startswith("--") and WORD.fullmatch(flag)):
+                    raise ValueError(f"{key} takes flags such as --exclusive, got {flag!r}")
+        for key in ("cpus_per_gpu", "memory_gb", "hours", "exclude_h"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ValueError(f"{key} must be positive, got {value:g}")
+        if not 0 <= self.save_before_end_s < 3600 * self.hours:
+            raise ValueError(
+                f"save_before_end_s must be from 0 to the time limit of {self.hours:g} h, "
+                f"got {self.save_before_end_s}"
+            )
+
+
+def site_file(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the site says how its SLURM is asked; None if it does not."""
+    named = environment.get("LETTERPRESS_SITE")
+    if named:
+        return Path(named)
+    configs = environment.get("XDG_CONFIG_HOME")
+    usual = (Path(configs) if configs else Path.home() / ".config") / "letterpress" / "site.yaml"
+    return usual if usual.exists() else None
+
+
+def site_keys(path: Path | None) -> dict[str, Any]:
+    """What a site's file says; ValueError in one line that names the file."""
+    if path is None:
+        return {}
+    keys = read_yaml(path)
+    try:
+        build(SlurmConfig, keys)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return keys

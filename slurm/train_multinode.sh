@@ -1,0 +1,66 @@
+#!/bin/bash
+# Fine-tune a recipe on any number of nodes, without the launcher:
+#
+#     sbatch --nodes=4 slurm/train_multinode.sh recipes/mini.yaml [--set train.steps=200 …]
+#
+# from the checkout, on a login node. Flags of sbatch win over the lines below. The run folder becomes
+# runs/RECIPE-JOBID, which all nodes must see. `letterpress stop runs/RECIPE-JOBID` saves and ends it.
+# A run goes on with any other number of nodes: its checkpoints are read by any number of ranks.
+
+#SBATCH --job-name=letterpress
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1          # the agent; it starts a rank for each GPU
+#SBATCH --gpus-per-node=8            # of any type; --gpus-per-node=a100:8 asks for one
+#SBATCH --cpus-per-task=32           # 4 cores a rank: one computes, three read samples
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600          # 10 minutes before the time is up: more ranks save for longer
+#SBATCH --requeue                    # a job that is not done, or lost a node, is queued again …
+#SBATCH --open-mode=append           # … and goes on in the same file
+#SBATCH --output=slurm-%j.out
+
+set -euo pipefail
+cd "$SLURM_SUBMIT_DIR"
+
+# The checkout's own environment if it has one, else the one that was active at submission.
+PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
+
+# Freeze the recipe and the code into the run folder; a job that is queued again finds it there.
+RUN="$PWD/runs/$(basename "$1" .yaml)-$SLURM_JOB_ID"
+[ -d "$RUN" ] || "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
+
+# From here on the run's own copy of the code counts.
+cd "$RUN/code"
+"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
+
+# When the time is nearly up: the ranks save at their next step and leave. They get no signal.
+TIME_IS_UP=
+trap 'TIME_IS_UP=1
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
+
+# srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
+NEXT=again
+while [ "$NEXT" = again ]; do
+    ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
+
+    # In the background, for bash runs no trap while it waits for a command in the foreground.
+    srun --kill-on-bad-exit=1 \
+        "$PYTHON" -m cluster.agent --run "$RUN" --attempt "$ATTEMPT" --slurm -- \
+        "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" &
+    AGENTS=$!
+    while kill -0 "$AGENTS" 2>/dev/null; do # the trap ends a wait early
+        wait "$AGENTS" || true
+    done
+
+    # How the attempt ended, by the agents' own records, and what may help: `again` on these nodes,
+    # `requeue`, on others or later, or that it is `over`.
+    CODE=0
+    NEXT=$("$PYTHON" -m launcher end "$RUN" "$ATTEMPT") || CODE=$?
+    [ -z "$TIME_IS_UP" ] || [ "$NEXT" != again ] || NEXT=requeue
+done
+
+# The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
+[ "$NEXT" != requeue ] || exec "$PYTHON" -m launcher requeue "$RUN"
+
+exit "$CODE"

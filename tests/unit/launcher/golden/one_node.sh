@@ -1,0 +1,54 @@
+#!/bin/bash
+# Trains mini on SLURM; `letterpress submit --on slurm` wrote this.
+
+#SBATCH --job-name=mini
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=2
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output="/shared/my runs/mini/slurm-%j.out"
+
+set -euo pipefail
+PYTHON=/shared/venv/bin/python
+RUN='/shared/my runs/mini'
+
+# From here on the run's own copy of the code counts.
+cd "$RUN/code"
+"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
+
+# When the time is nearly up: the ranks save at their next step and leave. They get no signal.
+TIME_IS_UP=
+trap 'TIME_IS_UP=1
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
+
+# srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
+NEXT=again
+while [ "$NEXT" = again ]; do
+    ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
+
+    # In the background, for bash runs no trap while it waits for a command in the foreground.
+    srun --kill-on-bad-exit=1 \
+        "$PYTHON" -m cluster.agent --run "$RUN" --attempt "$ATTEMPT" --slurm -- \
+        "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" &
+    AGENTS=$!
+    while kill -0 "$AGENTS" 2>/dev/null; do # the trap ends a wait early
+        wait "$AGENTS" || true
+    done
+
+    # How the attempt ended, by the agents' own records, and what may help: `again` on these nodes,
+    # `requeue`, on others or later, or that it is `over`.
+    CODE=0
+    NEXT=$("$PYTHON" -m launcher end "$RUN" "$ATTEMPT") || CODE=$?
+    [ -z "$TIME_IS_UP" ] || [ "$NEXT" != again ] || NEXT=requeue
+done
+
+# The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
+[ "$NEXT" != requeue ] || exec "$PYTHON" -m launcher requeue "$RUN"
+
+exit "$CODE"
