@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.fence import Fence
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -35,6 +36,7 @@ from cluster.rendezvous import (
 from cluster.run_folder import AttemptFolder, RunFolder, write_json
 
 POLL_S = 0.1
+LOOK_EVERY_S = 1.0  # at what lies in the run folder: on storage that all nodes share
 GRACE_S = 5.0  # for ranks that outlive another rank's death: they hang in a collective
 LOG_TAIL_LINES = 15
 
@@ -44,6 +46,18 @@ class Asked:
     """What a signal asked of the agent."""
 
     to_kill: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why the agent no longer waits for its ranks."""
+
+    first_failed: int | None = None
+    """The local rank that failed before the others; None: they have ended by themselves."""
+    superseded: bool = False
+    """A newer attempt of the run has begun."""
+    time: float = field(default_factory=time.time)
+    """When it came about: the node with the earliest may have taken the others down."""
 
 
 def main() -> int:
@@ -74,7 +88,8 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
         address, port = publish_address(attempt, node, str(run.root))
     else:
         address, port = await_address(attempt)
-    with _signals(run) as asked:
+    fence = Fence(run, attempt_number)
+    with _signals(fence) as asked:
         ranks = [
             start_session(
                 command,
@@ -84,16 +99,18 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
             )
             for local_rank in range(node.ranks)
         ]
-        first_failed = _watch(ranks, asked)
+        ending = _watch(ranks, asked, fence)
         for rank in ranks:
             kill_session(rank.pid)  # what a rank may have started, too
             rank.wait()
-    code = exit_code([rank.returncode for rank in ranks], first_failed)
-    record = _record(attempt, node, ranks, first_failed)
+    code = exit_code([rank.returncode for rank in ranks], ending)
+    record = _record(attempt, node, ranks, ending)
     write_json(
         attempt.node_record(node.name),
-        {"started": started, "ended": time.time(), "exit_code": int(code), **record},
+        {"started": started, "ended": ending.time, "exit_code": int(code), **record},
     )
+    if ending.superseded:
+        fence.check()  # says so in one line
     return code
 
 
@@ -111,35 +128,43 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     }
 
 
-def exit_code(codes: Sequence[int], first_failed: int | None) -> ExitCode:
+def exit_code(codes: Sequence[int], ending: Ending) -> ExitCode:
     """What the node has to say, from its ranks' exit codes and the rank that failed first.
 
     A rank's own word counts. One that was killed by a signal is the machine's fault until
     something says otherwise; a crash in Python would only repeat itself.
     """
-    if first_failed is None:
+    if ending.superseded:
+        return ExitCode.DO_NOT_RESTART
+    if ending.first_failed is None:
         if all(code == ExitCode.STOPPED for code in codes):
             return ExitCode.STOPPED
         return ExitCode.DONE if not any(codes) else ExitCode.RETRY_ELSEWHERE
-    code = codes[first_failed]
+    code = codes[ending.first_failed]
     if code in list(ExitCode):
         return ExitCode(code)
     return ExitCode.RETRY_ELSEWHERE if code < 0 else ExitCode.DO_NOT_RESTART
 
 
-def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked) -> int | None:
-    """Wait until all ranks have ended well, or one has failed and the rest are ended. Which one."""
+def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked, fence: Fence) -> Ending:
+    """Wait until all ranks have ended, or should be ended."""
     good = (None, ExitCode.DONE, ExitCode.STOPPED)
+    looked_s = time.monotonic()
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [number for number, code in enumerate(codes) if code not in good]
         if failed:
+            # A killed rank takes others down within moments, never the reverse.
+            ending = Ending(first_failed=min(failed, key=lambda number: codes[number] or 0))
             for rank in ranks:
                 end_session(rank.pid, grace_s=GRACE_S)
-            # A killed rank takes others down within moments, never the reverse.
-            return min(failed, key=lambda number: codes[number] or 0)
+            return ending
         if asked.to_kill or None not in codes:
-            return None
+            return Ending()
+        if time.monotonic() - looked_s >= LOOK_EVERY_S:
+            looked_s = time.monotonic()
+            if fence.is_down():
+                return Ending(superseded=True)
         time.sleep(POLL_S)
 
 
@@ -147,7 +172,7 @@ def _record(
     attempt: AttemptFolder,
     node: Node,
     ranks: Sequence[subprocess.Popen[bytes]],
-    first_failed: int | None,
+    ending: Ending,
 ) -> dict[str, Any]:
     first_rank = node.number * node.ranks
     record: dict[str, Any] = {
@@ -163,20 +188,24 @@ def _record(
         ],
         "first_failed_rank": None,
     }
-    if first_failed is not None:
-        record["first_failed_rank"] = first_rank + first_failed
-        log = attempt.rank_log(first_rank + first_failed)
+    if ending.superseded:
+        record["superseded"] = True
+    if ending.first_failed is not None:
+        record["first_failed_rank"] = first_rank + ending.first_failed
+        log = attempt.rank_log(first_rank + ending.first_failed)
         record["log_tail"] = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     return record
 
 
 @contextmanager
-def _signals(run: RunFolder) -> Iterator[Asked]:
+def _signals(fence: Fence) -> Iterator[Asked]:
     """Turn signals into a request to stop, or to kill; never pass them on to the ranks."""
     asked = Asked()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        run.request_stop(f"{signal.Signals(number).name} to the agent on {socket.gethostname()}")
+        if not fence.is_down():  # a newer attempt is not stopped for the sake of this one
+            name = signal.Signals(number).name
+            fence.run.request_stop(f"{name} to the agent on {socket.gethostname()}")
 
     def kill(number: int, frame: FrameType | None) -> None:
         asked.to_kill = True

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.fence import Fence
 from cluster.run_folder import RunFolder, read_json, write_json
 
 OUTCOMES = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped"}
@@ -38,13 +39,18 @@ def summed_up(run: RunFolder, number: int) -> int:
 
 
 def end_attempt(run: RunFolder, number: int, code: int) -> str:
-    """Record how an attempt ended; the outcome: done, stopped or failed."""
+    """Record how an attempt ended: done, stopped, failed, or superseded.
+
+    The run's outcome is the newest attempt's to say.
+    """
     state = read_json(run.state)
     for attempt in state["attempts"]:
         if attempt["number"] == number:
             attempt |= {"ended": time.time(), "exit_code": int(code)}
-    state["outcome"] = (
-        OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"
-    )
+    outcome = OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"
+    if Fence(run, number).is_down():
+        outcome = "superseded"
+    else:
+        state["outcome"] = outcome
     write_json(run.state, state)
-    return str(state["outcome"])
+    return outcome

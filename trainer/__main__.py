@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from cluster.config import build, describe, read_yaml
+from cluster.fence import Fence
 from cluster.program import run_program
 from cluster.run_folder import RunFolder
 from trainer.config import TrainConfig
@@ -28,7 +29,12 @@ def main() -> int:
     from trainer import distributed
     from trainer.train import train
 
-    code = train(config, RunFolder(arguments.config.parent), arguments.attempt)
+    run = RunFolder(arguments.config.parent)
+    try:
+        code = train(config, run, arguments.attempt)
+    except OSError:
+        Fence(run, arguments.attempt).check()  # a newer attempt sweeps away what we were writing
+        raise
     distributed.finish()
     return code
 

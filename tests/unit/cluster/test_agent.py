@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster import agent
-from cluster.agent import exit_code, rank_environment, run_node
+from cluster.agent import Ending, exit_code, rank_environment, run_node
 from cluster.exit_codes import ExitCode
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
@@ -28,7 +28,7 @@ from cluster.state import summed_up
 def test_the_first_rank_that_failed_speaks_for_the_node(
     codes: list[int], first_failed: int | None, expected: ExitCode
 ) -> None:
-    assert exit_code(codes, first_failed) == expected
+    assert exit_code(codes, Ending(first_failed=first_failed)) == expected
 
 
 def test_ranks_are_numbered_over_the_nodes() -> None:
