@@ -11,18 +11,18 @@ import argparse
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from cluster.ending import Ending, Rank, record_of
 from cluster.exit_codes import ExitCode
 from cluster.fence import Fence
+from cluster.hang import explain_hang
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -33,12 +33,13 @@ from cluster.rendezvous import (
     publish_address,
     slurm_node,
 )
-from cluster.run_folder import AttemptFolder, RunFolder, write_json
+from cluster.run_folder import AttemptFolder, RunFolder, read_json, write_json
+from cluster.silence import HangWatch, Limits, Silence
 
 POLL_S = 0.1
 LOOK_EVERY_S = 1.0  # at what lies in the run folder: on storage that all nodes share
+LIMITS = Limits()
 GRACE_S = 5.0  # for ranks that outlive another rank's death: they hang in a collective
-LOG_TAIL_LINES = 15
 
 
 @dataclass
@@ -49,15 +50,21 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
-    """Why the agent no longer waits for its ranks."""
+class Lookout:
+    """What an agent looks for in the run folder, which all nodes share."""
 
-    first_failed: int | None = None
-    """The local rank that failed before the others; None: they have ended by themselves."""
-    superseded: bool = False
-    """A newer attempt of the run has begun."""
-    time: float = field(default_factory=time.time)
-    """When it came about: the node with the earliest may have taken the others down."""
+    fence: Fence
+    attempt: AttemptFolder
+    hangs: HangWatch
+
+    def look(self, alive: Sequence[Rank]) -> Ending | None:
+        """Whether there is a reason to end the ranks that are `alive`."""
+        if self.fence.is_down():
+            return Ending(superseded=True)
+        hang = self.hangs.look([rank.number for rank in alive])
+        if hang is None and self.attempt.hang.exists():  # another node's agent found it
+            hang = Silence(**read_json(self.attempt.hang))
+        return Ending(hang=hang) if hang else None
 
 
 def main() -> int:
@@ -80,7 +87,13 @@ def main() -> int:
     return ExitCode.DONE if arguments.slurm and code == ExitCode.STOPPED else code
 
 
-def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[str]) -> ExitCode:
+def run_node(
+    run: RunFolder,
+    attempt_number: int,
+    node: Node,
+    command: Sequence[str],
+    limits: Limits = LIMITS,
+) -> ExitCode:
     """Run this node's ranks to their end; the exit code that sums them up."""
     attempt = run.attempt(attempt_number)
     started = time.time()
@@ -90,28 +103,29 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
         address, port = await_address(attempt)
     fence = Fence(run, attempt_number)
     with _signals(fence) as asked:
-        ranks = [
-            start_session(
-                command,
-                log=attempt.rank_log(node.number * node.ranks + local_rank),
-                env=rank_environment(node, local_rank, address, port),
-                cwd=run.code if run.code.is_dir() else Path.cwd(),
-            )
-            for local_rank in range(node.ranks)
-        ]
-        ending = _watch(ranks, asked, fence)
-        for rank in ranks:
-            kill_session(rank.pid)  # what a rank may have started, too
-            rank.wait()
-    code = exit_code([rank.returncode for rank in ranks], ending)
-    record = _record(attempt, node, ranks, ending)
-    write_json(
-        attempt.node_record(node.name),
-        {"started": started, "ended": ending.time, "exit_code": int(code), **record},
-    )
+        code_folder = run.code if run.code.is_dir() else Path.cwd()
+        ranks = []
+        for local_rank, number in enumerate(node.numbers):
+            environment = rank_environment(node, local_rank, address, port)
+            log = attempt.rank_log(number)
+            process = start_session(command, log=log, env=environment, cwd=code_folder)
+            ranks.append(Rank(number, process))
+        hangs = HangWatch(run, attempt, node.numbers, limits)
+        ending = _watch(ranks, asked, Lookout(fence=fence, attempt=attempt, hangs=hangs))
+        hang = explain_hang(attempt, node, ranks, ending.hang) if ending.hang else None
+        _end(ranks, ending)
+    record = {
+        "node": node.number,
+        "host": node.name,
+        "started": started,
+        **record_of(attempt, ranks, ending),
+        "longest_silence_s": hangs.longest_s,
+        "hang": hang,
+    }
+    write_json(attempt.node_record(node.name), record)
     if ending.superseded:
         fence.check()  # says so in one line
-    return code
+    return ExitCode(record["exit_code"])
 
 
 def rank_environment(node: Node, local_rank: int, address: str, port: int) -> dict[str, str]:
@@ -119,7 +133,7 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // node.ranks)),
         **os.environ,
-        "RANK": str(node.number * node.ranks + local_rank),
+        "RANK": str(node.numbers[local_rank]),
         "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(node.nodes * node.ranks),
         "MASTER_ADDR": address,
@@ -128,25 +142,7 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     }
 
 
-def exit_code(codes: Sequence[int], ending: Ending) -> ExitCode:
-    """What the node has to say, from its ranks' exit codes and the rank that failed first.
-
-    A rank's own word counts. One that was killed by a signal is the machine's fault until
-    something says otherwise; a crash in Python would only repeat itself.
-    """
-    if ending.superseded:
-        return ExitCode.DO_NOT_RESTART
-    if ending.first_failed is None:
-        if all(code == ExitCode.STOPPED for code in codes):
-            return ExitCode.STOPPED
-        return ExitCode.DONE if not any(codes) else ExitCode.RETRY_ELSEWHERE
-    code = codes[ending.first_failed]
-    if code in list(ExitCode):
-        return ExitCode(code)
-    return ExitCode.RETRY_ELSEWHERE if code < 0 else ExitCode.DO_NOT_RESTART
-
-
-def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked, fence: Fence) -> Ending:
+def _watch(ranks: Sequence[Rank], asked: Asked, lookout: Lookout) -> Ending:
     """Wait until all ranks have ended, or should be ended."""
     good = (None, ExitCode.DONE, ExitCode.STOPPED)
     looked_s = time.monotonic()
@@ -155,46 +151,26 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked, fence: Fence)
         failed = [number for number, code in enumerate(codes) if code not in good]
         if failed:
             # A killed rank takes others down within moments, never the reverse.
-            ending = Ending(first_failed=min(failed, key=lambda number: codes[number] or 0))
-            for rank in ranks:
-                end_session(rank.pid, grace_s=GRACE_S)
-            return ending
+            return Ending(first_failed=min(failed, key=lambda number: codes[number] or 0))
         if asked.to_kill or None not in codes:
             return Ending()
         if time.monotonic() - looked_s >= LOOK_EVERY_S:
             looked_s = time.monotonic()
-            if fence.is_down():
-                return Ending(superseded=True)
+            ending = lookout.look([rank for rank in ranks if rank.process.returncode is None])
+            if ending:
+                return ending
         time.sleep(POLL_S)
 
 
-def _record(
-    attempt: AttemptFolder,
-    node: Node,
-    ranks: Sequence[subprocess.Popen[bytes]],
-    ending: Ending,
-) -> dict[str, Any]:
-    first_rank = node.number * node.ranks
-    record: dict[str, Any] = {
-        "node": node.number,
-        "host": node.name,
-        "ranks": [
-            {
-                "rank": first_rank + number,
-                "exit_code": rank.returncode if rank.returncode >= 0 else None,
-                "signal": signal.Signals(-rank.returncode).name if rank.returncode < 0 else None,
-            }
-            for number, rank in enumerate(ranks)
-        ],
-        "first_failed_rank": None,
-    }
-    if ending.superseded:
-        record["superseded"] = True
-    if ending.first_failed is not None:
-        record["first_failed_rank"] = first_rank + ending.first_failed
-        log = attempt.rank_log(first_rank + ending.first_failed)
-        record["log_tail"] = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return record
+def _end(ranks: Sequence[Rank], ending: Ending) -> None:
+    """End the ranks, and whatever they may have started."""
+    for rank in ranks:
+        if ending.first_failed is not None:
+            end_session(rank.process.pid, grace_s=GRACE_S)
+        kill_session(rank.process.pid)
+    for rank in ranks:
+        rank.process.wait()
+        rank.poll()
 
 
 @contextmanager

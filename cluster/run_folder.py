@@ -109,6 +109,7 @@ class AttemptFolder:
         self.events = root / "events.jsonl"
         self.farm_log = root / "farm.log"
         self.rendezvous = root / "rendezvous.json"
+        self.hang = root / "hang.json"
 
     def node_record(self, host: str) -> Path:
         """How each rank of one node ended."""
@@ -121,6 +122,10 @@ class AttemptFolder:
     def rank_log(self, rank: int) -> Path:
         """What a rank printed."""
         return self.root / f"rank-{rank:04d}.log"
+
+    def stacks(self, rank: int) -> Path:
+        """Where a rank stood when the ranks hung."""
+        return self.root / f"stacks-rank-{rank:04d}.txt"
 
     def heartbeat(self, rank: int) -> Path:
         """What a rank is doing: step, phase, loss, speed."""

@@ -8,11 +8,13 @@ from cluster.config import build, describe, read_yaml
 from cluster.fence import Fence
 from cluster.program import run_program
 from cluster.run_folder import RunFolder
+from cluster.stacks import answer_with_stacks
 from trainer.config import TrainConfig
 
 
 def main() -> int:
     """Parse the command line, then import torch and train."""
+    answer_with_stacks()
     asked = {"-h", "--help"} & set(sys.argv)  # the page takes as long as importing much of torch
     parser = argparse.ArgumentParser(
         prog="python -m trainer",

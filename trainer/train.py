@@ -180,8 +180,8 @@ def _validate_if_due(job: Job, learner: Learner) -> bool:
     history = learner.history.setdefault("validation_loss", {})
     if not due or learner.step in history:
         return False
-    job.journal.beat("validate", step=learner.step)
     job.journal.write_steps()
+    job.journal.beat("validate", step=learner.step)
     mean, bands = job.validation.measure(learner.engine)
     history[learner.step] = mean
     job.journal.validated(learner.step, mean, bands)

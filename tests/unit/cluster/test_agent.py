@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster import agent
-from cluster.agent import Ending, exit_code, rank_environment, run_node
+from cluster.agent import rank_environment, run_node
+from cluster.ending import Ending, exit_code
 from cluster.exit_codes import ExitCode
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
