@@ -47,6 +47,11 @@ def details(run: RunFolder) -> str:
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
+        slow = (_main_beat(run) or {}).get("stragglers", {})
+        lines += [
+            f"straggler  rank {rank}: its own part of a step takes {score:.2f} medians"
+            for rank, score in slow.items()
+        ]
     for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
         steps = published_steps(folder)
         if steps:

@@ -139,8 +139,9 @@ def _step(job: Job, learner: Learner, batches: Iterator[Batch]) -> None:
     loss = torch.zeros((), device=world.device)
     scalars: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
     for _ in range(accumulation):
-        batch = next(batches)
-        passed = _loss(job, learner, batch)
+        with journal.own_time:
+            batch = next(batches)
+            passed = _loss(job, learner, batch)
         learner.engine.backward(passed.total)
         grad_norm = take_step(learner.engine)
         loss += passed.total.detach() / accumulation

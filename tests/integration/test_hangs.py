@@ -72,20 +72,28 @@ def steps_that_hang(run: RunFolder, how: str) -> list[str]:
     return [sys.executable, "-m", "tests.integration.ranks_that_hang", str(run.root), how]
 
 
-def test_a_rank_of_a_training_that_is_stopped_from_outside_is_named(
+def test_a_rank_of_a_training_is_named_when_it_is_slow_and_when_it_stops(
     make_run: Callable[..., RunFolder],
 ) -> None:
     run = make_run(steps=100_000, save_every=100_000)
     attempt = run.attempt(run.begin_attempt())
 
     def stop_a_rank() -> None:
-        wait_until(lambda: len(read_events(attempt, "step")) > 10, 120)
-        for pid in session_members(read_json(attempt.heartbeat(1))["pid"]):
-            os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: bool(read_events(attempt, "warning")), 240)
+            for pid in session_members(read_json(attempt.heartbeat(1))["pid"]):
+                os.kill(pid, signal.SIGSTOP)
+        except BaseException:
+            run.request_stop("the test has failed")
+            raise
 
     threading.Thread(target=stop_a_rank, daemon=True).start()
-    trainer = ["-m", "trainer", "--config", str(run.recipe), "--attempt", "0"]
-    hang = hang_of(run, [sys.executable, *trainer])
+    trainer = ["tests.integration.slow_rank", "--config", str(run.recipe), "--attempt", "0"]
+    hang = hang_of(run, [sys.executable, "-m", *trainer])
+    (slow,) = read_events(attempt, "warning")
+    assert slow["message"].startswith("rank 1 holds up the others: for its own part of a step it")
+    assert read_json(attempt.heartbeat(0))["stragglers"].keys() == {"1"}
+    assert list((run.tensorboard / "cluster").glob("events.*"))
     assert (hang["ranks"], hang["phase"]) == ([1], "train")
     assert hang["step"] >= read_events(attempt, "step")[-1]["step"] - 1
     assert ": stopped" in attempt.stacks(1).read_text()
