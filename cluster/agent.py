@@ -8,6 +8,7 @@ their next step boundary; SIGINT ends them at once.
 """
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from cluster.ending import Ending, Rank, record_of
 from cluster.exit_codes import ExitCode
 from cluster.fence import Fence
 from cluster.hang import explain_hang
+from cluster.leftovers import mark_of, sweep
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -40,6 +42,8 @@ POLL_S = 0.1
 LOOK_EVERY_S = 1.0  # at what lies in the run folder: on storage that all nodes share
 LIMITS = Limits()
 GRACE_S = 5.0  # for ranks that outlive another rank's death: they hang in a collective
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -97,19 +101,16 @@ def run_node(
     """Run this node's ranks to their end; the exit code that sums them up."""
     attempt = run.attempt(attempt_number)
     started = time.time()
+    swept = sweep(attempt, node.name)
+    if swept:
+        log.warning("killed what an earlier attempt had left here: %s", ", ".join(map(str, swept)))
     if node.number == 0:
-        address, port = publish_address(attempt, node, str(run.root))
+        meeting = publish_address(attempt, node, str(run.root))
     else:
-        address, port = await_address(attempt)
+        meeting = await_address(attempt)
     fence = Fence(run, attempt_number)
     with _signals(fence) as asked:
-        code_folder = run.code if run.code.is_dir() else Path.cwd()
-        ranks = []
-        for local_rank, number in enumerate(node.numbers):
-            environment = rank_environment(node, local_rank, address, port)
-            log = attempt.rank_log(number)
-            process = start_session(command, log=log, env=environment, cwd=code_folder)
-            ranks.append(Rank(number, process))
+        ranks = _start(run, attempt, node, command, meeting)
         hangs = HangWatch(run, attempt, node.numbers, limits)
         ending = _watch(ranks, asked, Lookout(fence=fence, attempt=attempt, hangs=hangs))
         hang = explain_hang(attempt, node, ranks, ending.hang) if ending.hang else None
@@ -126,6 +127,23 @@ def run_node(
     if ending.superseded:
         fence.check()  # says so in one line
     return ExitCode(record["exit_code"])
+
+
+def _start(
+    run: RunFolder,
+    attempt: AttemptFolder,
+    node: Node,
+    command: Sequence[str],
+    meeting: tuple[str, int],
+) -> list[Rank]:
+    """Start the node's ranks, which will find the others at an address and port."""
+    mark, folder = mark_of(attempt, node.name), run.code if run.code.is_dir() else Path.cwd()
+    ranks = []
+    for local_rank, number in enumerate(node.numbers):
+        environment = rank_environment(node, local_rank, *meeting) | mark
+        path = attempt.rank_log(number)
+        ranks.append(Rank(number, start_session(command, log=path, env=environment, cwd=folder)))
+    return ranks
 
 
 def rank_environment(node: Node, local_rank: int, address: str, port: int) -> dict[str, str]:

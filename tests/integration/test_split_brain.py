@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 
+from cluster.agent import run_node
 from cluster.exit_codes import ExitCode
 from cluster.processes import session_members
+from cluster.rendezvous import Node
 from cluster.run_folder import RunFolder, published_steps, read_json, verify
 from tests.conftest import Ranks, wait_until
 
@@ -22,8 +25,10 @@ def test_ranks_that_come_back_after_their_successors_publish_nothing(
     newest = published_steps(run.checkpoints)[-1][0]
 
     run.recipe.write_text(run.recipe.read_text().replace("100000", str(newest + 4)))
-    successors = start_ranks(run)
-    assert successors.wait() == ExitCode.DONE, successors.log()
+    # On another node: an agent of the same one would begin by killing them.
+    node = Node(name="another", number=0, nodes=1, address="127.0.0.1", ranks=2)
+    trainer = ["-m", "trainer", "--config", str(run.recipe), "--attempt", "1"]
+    assert run_node(run, run.begin_attempt(), node, [sys.executable, *trainer]) == ExitCode.DONE
     left = sorted(path.name for path in run.checkpoints.iterdir())
     assert left == ["LATEST", f"step-{newest + 4:08d}"]
 

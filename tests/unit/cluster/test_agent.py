@@ -54,7 +54,11 @@ def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(tmp_p
     (record,) = run.attempt(number).node_records()
     assert record["first_failed_rank"] == 1
     assert record["log_tail"] == ["error: the dog ate it"]
-    assert record["ranks"][0]["signal"] == "SIGTERM"
+    waited, failed = record["ranks"]
+    assert (waited["exit_code"], waited["signal"], waited["first_error"]) == (None, "SIGTERM", None)
+    assert (failed["exit_code"], failed["signal"]) == (2, None)
+    assert failed["first_error"] == "error: the dog ate it"
+    assert record["started"] < failed["ended"] <= waited["ended"]
     assert read_json(run.attempt(number).rendezvous)["address"] == "127.0.0.1"
 
 
@@ -69,3 +73,33 @@ def test_srun_sees_no_failure_in_a_stop_that_the_record_tells_of(
     monkeypatch.setattr(sys, "argv", node)
     assert agent.main() == ExitCode.DONE
     assert summed_up(run, number) == ExitCode.STOPPED
+
+
+CRASH = """
+import os
+from pathlib import Path
+from cluster.heartbeat import Heartbeat
+from cluster.run_folder import RunFolder
+beat = Heartbeat(RunFolder(os.environ["LETTERPRESS_RUN"]).attempt(0).heartbeat(0), 0)
+beat("train", step=41)
+print("a library: a note, no error", flush=True)
+try:
+    [][0]
+except IndexError:
+    raise RuntimeError("CUDA error: an illegal memory access") from None
+"""
+
+
+def test_the_record_of_a_rank_that_crashed_holds_its_first_error_and_its_last_step(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    code = run_node(run, number, local_node(ranks=1), [sys.executable, "-c", CRASH])
+    assert code == ExitCode.DO_NOT_RESTART
+    (record,) = run.attempt(number).node_records()
+    (rank,) = record["ranks"]
+    assert rank["first_error"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert rank["last_step"] == 41
+    assert not record["superseded"]
+    assert record["hang"] is None
