@@ -169,7 +169,8 @@ def _watch(ranks: Sequence[Rank], asked: Asked, lookout: Lookout) -> Ending:
         failed = [number for number, code in enumerate(codes) if code not in good]
         if failed:
             # A killed rank takes others down within moments, never the reverse.
-            return Ending(first_failed=min(failed, key=lambda number: codes[number] or 0))
+            first = min(failed, key=lambda number: codes[number] or 0)
+            return Ending(first_failed=first, superseded=lookout.fence.is_down())
         if asked.to_kill or None not in codes:
             return Ending()
         if time.monotonic() - looked_s >= LOOK_EVERY_S:
