@@ -44,6 +44,7 @@ def explain_hang(
     hang = {
         **asdict(silence),
         "ranks": ranks_behind,
+        "hosts": sorted({beats[rank]["node"] for rank in ranks_behind if rank in beats}),
         "phase": PHASES[phase],
         "step": step,
         "stacks": [attempt.stacks(rank).name for rank in world if attempt.stacks(rank).exists()],

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.leftovers import NODE
 from cluster.run_folder import AttemptFolder, read_json, write_json
 
 BEAT_EVERY_S = 0.5
@@ -56,7 +57,8 @@ class Heartbeat:
 
     def _write(self) -> None:
         self._written_s = time.monotonic()
-        write_json(self.path, {"rank": self.rank, "pid": os.getpid(), **self.state})
+        place = {"rank": self.rank, "node": os.environ.get(NODE), "pid": os.getpid()}
+        write_json(self.path, {**place, **self.state})
 
 
 def read_heartbeats(attempt: AttemptFolder) -> list[dict[str, Any]]:

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_argument(logs_parser)
     logs_parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs_parser.add_argument("--rank", type=int, default=0, help="whose log; default 0")
+    logs_parser.add_argument("--all", action="store_true", help="all ranks', node:rank before each")
     logs_parser.add_argument("--farm", action="store_true", help="the farm's log instead")
     _run_argument(add("stop", stop))
     _run_argument(add("begin", begin))
@@ -187,6 +188,11 @@ def logs(arguments: argparse.Namespace) -> int:
     if number is None:
         raise ValueError(f"{arguments.run} has not started yet")
     attempt = run.attempt(number)
+    if arguments.all:
+        from launcher.merged_log import print_merged
+
+        print_merged(attempt, follow=arguments.follow)
+        return ExitCode.DONE
     path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
     if not path.exists() and not arguments.follow:
         raise ValueError(f"there is no {path}")

@@ -63,6 +63,7 @@ def test_the_agents_of_two_nodes_agree_on_the_rank_that_sleeps(tmp_path: Path) -
     other.join(60)
     assert other.exitcode == 0
     assert (hang["ranks"], hang["phase"], hang["step"]) == ([1], "train", HANGS_AT - 1)
+    assert hang["hosts"] == ["n2"]
     assert read_json(run.attempt(0).node_record("n2"))["hang"]["ranks"] == [1]
     assert "in sleeps" in run.attempt(0).stacks(1).read_text()
 
@@ -95,7 +96,8 @@ def test_a_rank_of_a_training_is_named_when_it_is_slow_and_when_it_stops(
     assert read_json(attempt.heartbeat(0))["stragglers"].keys() == {"1"}
     assert list((run.tensorboard / "cluster").glob("events.*"))
     assert (hang["ranks"], hang["phase"]) == ([1], "train")
-    assert hang["step"] >= read_events(attempt, "step")[-1]["step"] - 1
+    # Its last word may be half a second old: whoever is stopped cannot write a later one.
+    assert 0 < hang["step"] <= read_events(attempt, "step")[-1]["step"]
     assert ": stopped" in attempt.stacks(1).read_text()
     assert "distributed_c10d.py" in attempt.stacks(0).read_text()
     (record,) = attempt.node_records()
