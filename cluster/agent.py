@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from cluster.cores import cores_of_ranks
 from cluster.ending import Ending, Rank, record_of
 from cluster.exit_codes import ExitCode
 from cluster.fence import Fence
@@ -138,11 +139,15 @@ def _start(
 ) -> list[Rank]:
     """Start the node's ranks, which will find the others at an address and port."""
     mark, folder = mark_of(attempt, node.name), run.code if run.code.is_dir() else Path.cwd()
+    cores_beside = cores_of_ranks(node.ranks, os.environ)
     ranks = []
     for local_rank, number in enumerate(node.numbers):
         environment = rank_environment(node, local_rank, *meeting) | mark
         path = attempt.rank_log(number)
-        ranks.append(Rank(number, start_session(command, log=path, env=environment, cwd=folder)))
+        process = start_session(command, log=path, env=environment, cwd=folder)
+        if cores_beside:  # before it has threads or children, which will have the same
+            os.sched_setaffinity(process.pid, cores_beside[local_rank])
+        ranks.append(Rank(number, process))
     return ranks
 
 
