@@ -49,7 +49,7 @@ def details(run: RunFolder) -> str:
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
         slow = (_main_beat(run) or {}).get("stragglers", {})
         lines += [
-            f"straggler  rank {rank}: its own part of a step takes {score:.2f} medians"
+            f"straggler  rank {rank} takes {score:.2f} times the median for its own part of a step"
             for rank, score in slow.items()
         ]
     for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
