@@ -66,10 +66,12 @@ class Lookout:
         """Whether there is a reason to end the ranks that are `alive`."""
         if self.fence.is_down():
             return Ending(superseded=True)
-        hang = self.hangs.look([rank.number for rank in alive])
-        if hang is None and self.attempt.hang.exists():  # another node's agent found it
-            hang = Silence(**read_json(self.attempt.hang))
+        hang = self.hangs.look([rank.number for rank in alive]) or self.known_hang()
         return Ending(hang=hang) if hang else None
+
+    def known_hang(self) -> Silence | None:
+        """The hang that another node's agent has found."""
+        return Silence(**read_json(self.attempt.hang)) if self.attempt.hang.exists() else None
 
 
 def main() -> int:
@@ -175,7 +177,12 @@ def _watch(ranks: Sequence[Rank], asked: Asked, lookout: Lookout) -> Ending:
         if failed:
             # A killed rank takes others down within moments, never the reverse.
             first = min(failed, key=lambda number: codes[number] or 0)
-            return Ending(first_failed=first, superseded=lookout.fence.is_down())
+            # As its own fault it counts only if nothing else has brought it about.
+            return Ending(
+                first_failed=first,
+                superseded=lookout.fence.is_down(),
+                hang=lookout.known_hang(),
+            )
         if asked.to_kill or None not in codes:
             return Ending()
         if time.monotonic() - looked_s >= LOOK_EVERY_S:

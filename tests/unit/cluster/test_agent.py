@@ -1,6 +1,7 @@
 """The agent: what a node's exit code says, from how its ranks ended."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from cluster.agent import rank_environment, run_node
 from cluster.ending import Ending, exit_code
 from cluster.exit_codes import ExitCode
 from cluster.rendezvous import Node, local_node
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.silence import Silence
 from cluster.state import summed_up
 
 
@@ -103,3 +105,18 @@ def test_the_record_of_a_rank_that_crashed_holds_its_first_error_and_its_last_st
     assert rank["last_step"] == 41
     assert not record["superseded"]
     assert record["hang"] is None
+
+
+def test_a_rank_that_fails_because_another_node_ended_its_hanging_ranks_is_part_of_the_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.hang.STACKS_WAIT_S", 0.0)  # none will come of a rank that ended
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    silence = Silence(rank=5, phase="train", step=7, silent_s=400.0, limit_s=300.0)
+    write_json(run.attempt(number).hang, asdict(silence))
+    command = [sys.executable, "-c", "raise RuntimeError('connection closed by peer')"]
+    assert run_node(run, number, local_node(ranks=1), command) == ExitCode.RETRY_ELSEWHERE
+    (record,) = run.attempt(number).node_records()
+    assert (record["hang"]["rank"], record["hang"]["silent_s"]) == (5, 400.0)
+    assert record["ranks"][0]["first_error"] == "RuntimeError: connection closed by peer"
