@@ -42,11 +42,12 @@ def explain_hang(
     ranks_behind = lagging(places, {rank: waits_for_others(attempt.stacks(rank)) for rank in world})
     step, phase = min(places.values())
     hang = {
-        **asdict(silence),
         "ranks": ranks_behind,
         "hosts": sorted({beats[rank]["node"] for rank in ranks_behind if rank in beats}),
         "phase": PHASES[phase],
         "step": step,
+        "silent_s": silence.silent_s,
+        "limit_s": silence.limit_s,
         "stacks": [attempt.stacks(rank).name for rank in world if attempt.stacks(rank).exists()],
     }
     log.warning(
