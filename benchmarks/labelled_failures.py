@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cluster.agent import exit_code
+from cluster.ending import Ending, exit_code
 from cluster.run_folder import RunFolder
 from cluster.verdict import Cause, SchedulerFacts
 
@@ -82,7 +82,7 @@ def _record(host: str, ranks: dict[int, int | str]) -> dict[str, Any]:
     failed = [place for place, code in enumerate(codes) if code not in (0, 85, -signal.SIGTERM)]
     return {
         "host": host,
-        "exit_code": int(exit_code(codes, failed[0] if failed else None)),
+        "exit_code": int(exit_code(codes, Ending(first_failed=failed[0] if failed else None))),
         "first_failed_rank": list(ranks)[failed[0]] if failed else None,
         "log_tail": [],
         "ranks": [

@@ -8,10 +8,10 @@ their next step boundary; SIGINT ends them at once.
 """
 
 import argparse
+import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from cluster.cores import cores_of_ranks
+from cluster.ending import Ending, Rank, record_of
 from cluster.exit_codes import ExitCode
+from cluster.fence import Fence
+from cluster.hang import explain_hang
+from cluster.leftovers import mark_of, sweep
 from cluster.oom_kills import oom_kills
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
@@ -33,11 +37,15 @@ from cluster.rendezvous import (
     publish_address,
     slurm_node,
 )
-from cluster.run_folder import AttemptFolder, RunFolder, write_json
+from cluster.run_folder import AttemptFolder, RunFolder, read_json, write_json
+from cluster.silence import HangWatch, Limits, Silence
 
 POLL_S = 0.1
+LOOK_EVERY_S = 1.0  # at what lies in the run folder: on storage that all nodes share
+LIMITS = Limits()
 GRACE_S = 5.0  # for ranks that outlive another rank's death: they hang in a collective
-LOG_TAIL_LINES = 15
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,6 +53,26 @@ class Asked:
     """What a signal asked of the agent."""
 
     to_kill: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookout:
+    """What an agent looks for in the run folder, which all nodes share."""
+
+    fence: Fence
+    attempt: AttemptFolder
+    hangs: HangWatch
+
+    def look(self, alive: Sequence[Rank]) -> Ending | None:
+        """Whether there is a reason to end the ranks that are `alive`."""
+        if self.fence.is_down():
+            return Ending(superseded=True)
+        hang = self.hangs.look([rank.number for rank in alive]) or self.known_hang()
+        return Ending(hang=hang) if hang else None
+
+    def known_hang(self) -> Silence | None:
+        """The hang that another node's agent has found."""
+        return Silence(**read_json(self.attempt.hang)) if self.attempt.hang.exists() else None
 
 
 def main() -> int:
@@ -67,37 +95,65 @@ def main() -> int:
     return ExitCode.DONE if arguments.slurm and code == ExitCode.STOPPED else code
 
 
-def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[str]) -> ExitCode:
+def run_node(
+    run: RunFolder,
+    attempt_number: int,
+    node: Node,
+    command: Sequence[str],
+    limits: Limits = LIMITS,
+) -> ExitCode:
     """Run this node's ranks to their end; the exit code that sums them up."""
     attempt = run.attempt(attempt_number)
     started = time.time()
     kills_before = oom_kills()
+    swept = sweep(attempt, node.name)
+    if swept:
+        log.warning("killed what an earlier attempt had left here: %s", ", ".join(map(str, swept)))
     if node.number == 0:
-        address, port = publish_address(attempt, node, str(run.root))
+        meeting = publish_address(attempt, node, str(run.root))
     else:
-        address, port = await_address(attempt)
-    with _signals(run, attempt) as asked:
-        ranks = [
-            start_session(
-                command,
-                log=attempt.rank_log(node.number * node.ranks + local_rank),
-                env=rank_environment(node, local_rank, address, port),
-                cwd=run.code if run.code.is_dir() else Path.cwd(),
-            )
-            for local_rank in range(node.ranks)
-        ]
-        first_failed = _watch(ranks, asked)
-        for rank in ranks:
-            kill_session(rank.pid)  # what a rank may have started, too
-            rank.wait()
-    code = exit_code([rank.returncode for rank in ranks], first_failed)
-    record = _record(attempt, node, ranks, first_failed)
-    record["oom_kills"] = oom_kills() - kills_before
-    write_json(
-        attempt.node_record(node.name),
-        {"started": started, "ended": time.time(), "exit_code": int(code), **record},
-    )
-    return code
+        meeting = await_address(attempt)
+    fence = Fence(run, attempt_number)
+    with _signals(fence) as asked:
+        ranks = _start(run, attempt, node, command, meeting)
+        hangs = HangWatch(run, attempt, node.numbers, limits)
+        ending = _watch(ranks, asked, Lookout(fence=fence, attempt=attempt, hangs=hangs))
+        hang = explain_hang(attempt, node, ranks, ending.hang) if ending.hang else None
+        _end(ranks, ending)
+    record = {
+        "node": node.number,
+        "host": node.name,
+        "started": started,
+        **record_of(attempt, ranks, ending),
+        "longest_silence_s": hangs.longest_s,
+        "hang": hang,
+        "oom_kills": oom_kills() - kills_before,
+    }
+    write_json(attempt.node_record(node.name), record)
+    if ending.superseded:
+        fence.check()  # says so in one line
+    return ExitCode(record["exit_code"])
+
+
+def _start(
+    run: RunFolder,
+    attempt: AttemptFolder,
+    node: Node,
+    command: Sequence[str],
+    meeting: tuple[str, int],
+) -> list[Rank]:
+    """Start the node's ranks, which will find the others at an address and port."""
+    mark, folder = mark_of(attempt, node.name), run.code if run.code.is_dir() else Path.cwd()
+    cores_beside = cores_of_ranks(node.ranks, os.environ)
+    ranks = []
+    for local_rank, number in enumerate(node.numbers):
+        environment = rank_environment(node, local_rank, *meeting) | mark
+        path = attempt.rank_log(number)
+        process = start_session(command, log=path, env=environment, cwd=folder)
+        if cores_beside:  # before it has threads or children, which will have the same
+            os.sched_setaffinity(process.pid, cores_beside[local_rank])
+        ranks.append(Rank(number, process))
+    return ranks
 
 
 def rank_environment(node: Node, local_rank: int, address: str, port: int) -> dict[str, str]:
@@ -105,7 +161,7 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // node.ranks)),
         **os.environ,
-        "RANK": str(node.number * node.ranks + local_rank),
+        "RANK": str(node.numbers[local_rank]),
         "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": str(node.nodes * node.ranks),
         "MASTER_ADDR": address,
@@ -114,76 +170,58 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
     }
 
 
-def exit_code(codes: Sequence[int], first_failed: int | None) -> ExitCode:
-    """What the node has to say, from its ranks' exit codes and the rank that failed first.
-
-    A rank's own word counts. One that was killed by a signal is the machine's fault until
-    something says otherwise; a crash in Python would only repeat itself.
-    """
-    if first_failed is None:
-        if all(code == ExitCode.STOPPED for code in codes):
-            return ExitCode.STOPPED
-        return ExitCode.DONE if not any(codes) else ExitCode.RETRY_ELSEWHERE
-    code = codes[first_failed]
-    if code in list(ExitCode):
-        return ExitCode(code)
-    return ExitCode.RETRY_ELSEWHERE if code < 0 else ExitCode.DO_NOT_RESTART
-
-
-def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked) -> int | None:
-    """Wait until all ranks have ended well, or one has failed and the rest are ended. Which one."""
+def _watch(ranks: Sequence[Rank], asked: Asked, lookout: Lookout) -> Ending:
+    """Wait until all ranks have ended, or should be ended."""
     good = (None, ExitCode.DONE, ExitCode.STOPPED)
+    looked_s = time.monotonic()
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [number for number, code in enumerate(codes) if code not in good]
         if failed:
-            for rank in ranks:
-                end_session(rank.pid, grace_s=GRACE_S)
             # A killed rank takes others down within moments, never the reverse.
-            return min(failed, key=lambda number: codes[number] or 0)
+            first = min(failed, key=lambda number: codes[number] or 0)
+            # As its own fault it counts only if nothing else has brought it about.
+            return Ending(
+                first_failed=first,
+                superseded=lookout.fence.is_down(),
+                hang=lookout.known_hang(),
+            )
         if asked.to_kill or None not in codes:
-            return None
+            return Ending()
+        if time.monotonic() - looked_s >= LOOK_EVERY_S:
+            looked_s = time.monotonic()
+            ending = lookout.look([rank for rank in ranks if rank.process.returncode is None])
+            if ending:
+                return ending
         time.sleep(POLL_S)
 
 
-def _record(
-    attempt: AttemptFolder,
-    node: Node,
-    ranks: Sequence[subprocess.Popen[bytes]],
-    first_failed: int | None,
-) -> dict[str, Any]:
-    first_rank = node.number * node.ranks
-    record: dict[str, Any] = {
-        "node": node.number,
-        "host": node.name,
-        "ranks": [
-            {
-                "rank": first_rank + number,
-                "exit_code": rank.returncode if rank.returncode >= 0 else None,
-                "signal": signal.Signals(-rank.returncode).name if rank.returncode < 0 else None,
-            }
-            for number, rank in enumerate(ranks)
-        ],
-        "first_failed_rank": None,
-    }
-    if first_failed is not None:
-        record["first_failed_rank"] = first_rank + first_failed
-        log = attempt.rank_log(first_rank + first_failed)
-        record["log_tail"] = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return record
+def _end(ranks: Sequence[Rank], ending: Ending) -> None:
+    """End the ranks, and whatever they may have started."""
+    for rank in ranks:
+        if ending.first_failed is not None:
+            end_session(rank.process.pid, grace_s=GRACE_S)
+        kill_session(rank.process.pid)
+    for rank in ranks:
+        rank.process.wait()
+        rank.poll()
 
 
 @contextmanager
-def _signals(run: RunFolder, attempt: AttemptFolder) -> Iterator[Asked]:
+def _signals(fence: Fence) -> Iterator[Asked]:
     """Turn signals into a request to stop, or to kill; never pass them on to the ranks."""
     asked = Asked()
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if fence.is_down():
+            return  # a newer attempt is not stopped for the sake of this one
         good = (ExitCode.DONE, ExitCode.STOPPED)
-        if any(record["exit_code"] not in good for record in attempt.node_records()):
+        records = fence.run.attempt(fence.attempt).node_records()
+        if any(record["exit_code"] not in good for record in records):
             asked.to_kill = True  # srun ends this node for the sake of one that has failed
             return
-        run.request_stop(f"{signal.Signals(number).name} to the agent on {socket.gethostname()}")
+        name = signal.Signals(number).name
+        fence.run.request_stop(f"{name} to the agent on {socket.gethostname()}")
 
     def kill(number: int, frame: FrameType | None) -> None:
         asked.to_kill = True

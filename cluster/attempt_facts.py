@@ -94,5 +94,7 @@ def _ended(
 def _asked_ranks(run: RunFolder, nodes: list[dict[str, Any]]) -> int:
     """Those that were started or, where none was, the recipe's."""
     started = sum(len(node["ranks"]) for node in nodes)
+    if started:
+        return started
     ranks = read_yaml(run.recipe).get("ranks") or {}
-    return started or ranks.get("nodes", 1) * ranks.get("per_node", 1)
+    return int(ranks.get("nodes", 1) * ranks.get("per_node", 1))

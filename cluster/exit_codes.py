@@ -19,3 +19,7 @@ class ExitCode(IntEnum):
 
 class MachineFault(RuntimeError):
     """This machine, or what runs on it, cannot do what it should: another may."""
+
+
+class Superseded(RuntimeError):
+    """A newer attempt of the run has begun: nothing of this one counts any more."""

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from cluster.exit_codes import ExitCode, MachineFault
+from cluster.exit_codes import ExitCode, MachineFault, Superseded
 
 OURS = ("launcher", "trainer", "evalfarm", "cluster")
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
@@ -31,7 +31,7 @@ def run_program(main: Callable[[], int]) -> int:
         return _fail(str(error), ExitCode.BAD_INPUT)
     except MachineFault as error:
         return _fail(str(error), ExitCode.RETRY_ELSEWHERE)
-    except FloatingPointError as error:
+    except (FloatingPointError, Superseded) as error:
         return _fail(str(error), ExitCode.DO_NOT_RESTART)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = None  # nor is anything left to flush

@@ -33,6 +33,11 @@ class Node:
     ranks: int
     """Ranks per node."""
 
+    @property
+    def numbers(self) -> range:
+        """Those of this node's ranks, among all."""
+        return range(self.number * self.ranks, (self.number + 1) * self.ranks)
+
 
 def local_node(ranks: int) -> Node:
     """The only node of a run on this machine."""

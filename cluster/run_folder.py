@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ MANIFEST = "manifest.json"
 LATEST = "LATEST"
 SUPERSEDED = ".superseded.tmp"
 HASH_CHUNK_BYTES = 1 << 20
+
+Permit = Callable[[], None]
+"""Asked right before something published is changed; it raises to refuse (cluster/fence.py)."""
+
+
+def anyone() -> None:
+    """The permit of what belongs to no attempt."""
 
 
 class BrokenFolder(ValueError):
@@ -103,6 +110,7 @@ class AttemptFolder:
         self.events = root / "events.jsonl"
         self.farm_log = root / "farm.log"
         self.rendezvous = root / "rendezvous.json"
+        self.hang = root / "hang.json"
 
     def node_record(self, host: str) -> Path:
         """How each rank of one node ended."""
@@ -115,6 +123,10 @@ class AttemptFolder:
     def rank_log(self, rank: int) -> Path:
         """What a rank printed."""
         return self.root / f"rank-{rank:04d}.log"
+
+    def stacks(self, rank: int) -> Path:
+        """Where a rank stood when the ranks hung."""
+        return self.root / f"stacks-rank-{rank:04d}.txt"
 
     def heartbeat(self, rank: int) -> Path:
         """What a rank is doing: step, phase, loss, speed."""
@@ -173,7 +185,11 @@ def recover(parent: Path) -> None:
         if not final.exists():  # the kill came before its successor was in its place
             superseded.rename(final)
     for path in parent.glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        # At once: a superseded attempt could publish what is half removed.
+        swept = path.with_name(f"{path.name.removesuffix('.tmp')}.swept.tmp")
+        with contextlib.suppress(FileNotFoundError):  # it has published it before we came
+            path.rename(swept)
+        shutil.rmtree(swept, ignore_errors=True)
     for path in parent.glob(f".{LATEST}.*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -201,36 +217,45 @@ def publish(
     fingerprints: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     latest: bool = True,
+    permit: Permit = anyone,
 ) -> None:
     """Turn a staged folder into `final` with its manifest, and point LATEST beside it there.
 
     `facts` are what a reader wants to know without opening the files. `fingerprints` spares
-    hashing here what the ranks have hashed already.
+    hashing here what the ranks have hashed already. `permit` may refuse at the last moment.
     """
     if fingerprints is None:
         fingerprints = {name: fingerprint(staging / name) for name in files_below(staging)}
     write_json(staging / MANIFEST, {**facts, "files": dict(sorted(fingerprints.items()))})
     final.parent.mkdir(parents=True, exist_ok=True)
     superseded = final.with_name(f".{final.name}{SUPERSEDED}")
+    permit()
     with contextlib.suppress(FileNotFoundError):
         final.rename(superseded)
-    staging.rename(final)
+    try:
+        staging.rename(final)
+    except FileNotFoundError:  # a newer attempt has just swept it away
+        with contextlib.suppress(FileNotFoundError):
+            superseded.rename(final)
+        raise
     _sync_folder(final.parent)
     if latest:
-        point_latest(final)
+        point_latest(final, permit)
     shutil.rmtree(superseded, ignore_errors=True)
 
 
-def point_latest(folder: Path) -> None:
+def point_latest(folder: Path, permit: Permit = anyone) -> None:
     """Make LATEST name `folder`, if it does not yet."""
     latest, name = folder.parent / LATEST, folder.name + "\n"
     if not latest.exists() or latest.read_text() != name:
+        permit()
         write_text(latest, name)
 
 
-def remove_step(folder: Path) -> None:
+def remove_step(folder: Path, permit: Permit = anyone) -> None:
     """Remove a published folder; after a kill it is there, whole, or it is not."""
     removed = folder.with_name(f".{folder.name}.removed.tmp")
+    permit()
     folder.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 

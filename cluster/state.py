@@ -7,6 +7,7 @@ from typing import Any
 from cluster.attempt_facts import add_accounts
 from cluster.curves import draw_accounts
 from cluster.exit_codes import ExitCode
+from cluster.fence import Fence
 from cluster.judge import judge
 from cluster.restart import Decision, decide
 from cluster.run_folder import RunFolder, published_steps, read_json, write_json
@@ -58,6 +59,9 @@ def end_attempt(
     known[-1] |= {"ended": time.time(), "exit_code": int(code), "step": step}
     verdict = judge(run, number, facts, code=code)
     decision = decide({**state, "attempts": known}, verdict)
+    if Fence(run, number).is_down():
+        why = f"superseded by attempt {run.last_attempt()}, which goes on"
+        decision = Decision(cause=verdict.cause, restart=False, why=why)
     known[-1] |= {"verdict": asdict(verdict), "decision": asdict(decision)}
     add_accounts(run, state)
     write_json(run.state, state)
@@ -65,8 +69,13 @@ def end_attempt(
     return decision
 
 
-def end_run(run: RunFolder, code: int) -> str:
-    """Record that no attempt will follow; the outcome: done, stopped or failed."""
+def end_run(run: RunFolder, number: int, code: int) -> str:
+    """Record that no attempt will follow this one; the outcome: done, stopped or failed.
+
+    Of a run with a newer attempt nothing is recorded: it is that one's to say. `superseded`.
+    """
+    if Fence(run, number).is_down():
+        return "superseded"
     state = read_json(run.state)
     state["outcome"] = (
         OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"

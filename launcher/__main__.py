@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_argument(logs_parser)
     logs_parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs_parser.add_argument("--rank", type=int, default=0, help="whose log; default 0")
+    logs_parser.add_argument("--all", action="store_true", help="all ranks', node:rank before each")
     logs_parser.add_argument("--farm", action="store_true", help="the farm's log instead")
     _run_argument(add("stop", stop))
     _run_argument(add("cancel", cancel))
@@ -238,11 +239,7 @@ def logs(arguments: argparse.Namespace) -> int:
     if number is None:
         raise ValueError(f"{arguments.run} has not started yet: it is {run_state(run)}")
     while number is not None:
-        attempt = run.attempt(number)
-        path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
-        if not path.exists() and not arguments.follow:
-            raise ValueError(f"there is no {path}")
-        _print_log(path, attempt, follow=arguments.follow)
+        _print_logs(run.attempt(number), arguments)
         number = _next_attempt(run, number) if arguments.follow else None
     return ExitCode.DONE
 
@@ -358,6 +355,18 @@ def _run_here(recipe: Recipe, run: RunFolder) -> int:
     if code in (ExitCode.DONE, ExitCode.STOPPED):
         print(results_and_places(run))
     return code
+
+
+def _print_logs(attempt: AttemptFolder, arguments: argparse.Namespace) -> None:
+    if arguments.all:
+        from launcher.merged_log import print_merged
+
+        print_merged(attempt, follow=arguments.follow)
+        return
+    path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
+    if not path.exists() and not arguments.follow:
+        raise ValueError(f"there is no {path}")
+    _print_log(path, attempt, follow=arguments.follow)
 
 
 def _print_log(path: Path, attempt: AttemptFolder, *, follow: bool) -> None:

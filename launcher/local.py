@@ -19,7 +19,7 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
     job.begin()
     try:
         code = _attempts(job, recipe)
-        end_run(run, code)  # tells the farm that no further export will come
+        end_run(run, job.attempt, code)  # tells the farm that no further export will come
         farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE
         code = code or farm_code
     except KeyboardInterrupt:
@@ -30,7 +30,7 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
         job.kill()
         if "ended" not in read_json(run.state)["attempts"][-1]:
             job.end(code)
-        outcome = end_run(run, code)
+        outcome = end_run(run, job.attempt, code)
         job.follower.close()
         job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code

@@ -35,7 +35,7 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
     if attempts and attempts[-1].get("job") == job and "ended" not in attempts[-1]:
         decision = _end_cut_off(run, attempts[-1])
         if not decision.restart:
-            end_run(run, ExitCode.RETRY_ELSEWHERE)
+            end_run(run, attempts[-1]["number"], ExitCode.RETRY_ELSEWHERE)
             raise MachineFault(decision.why)
     node = slurm_node({"SLURM_NODEID": "0", **environment})
     hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
@@ -56,7 +56,7 @@ def end(run: RunFolder, number: int) -> tuple[str, int]:
     decision = end_attempt(run, number, code, facts)
     _say(decision.why)
     if not decision.restart:
-        _say(f"{run.root.name} is {end_run(run, code)}")
+        _say(f"{run.root.name} is {end_run(run, number, code)}")
         return "over", code
     if decision.without:
         hours = (recipe_of(run).slurm or SlurmConfig()).exclude_h

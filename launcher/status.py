@@ -48,6 +48,11 @@ def details(run: RunFolder) -> str:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
         lines += verdict_lines(state)
+        slow = (main_beat(run) or {}).get("stragglers", {})
+        lines += [
+            f"straggler  rank {rank} takes {score:.2f} times the median for its own part of a step"
+            for rank, score in slow.items()
+        ]
     for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
         steps = published_steps(folder)
         if steps:

@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 from cluster.config import build, describe, read_yaml
+from cluster.fence import Fence
 from cluster.program import run_program
 from cluster.run_folder import RunFolder
+from cluster.stacks import answer_with_stacks
 from trainer.config import TrainConfig
 
 
 def main() -> int:
     """Parse the command line, then import torch and train."""
+    answer_with_stacks()
     asked = {"-h", "--help"} & set(sys.argv)  # the page takes as long as importing much of torch
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
@@ -28,7 +31,12 @@ def main() -> int:
     from trainer import distributed
     from trainer.train import train
 
-    code = train(config, RunFolder(arguments.config.parent), arguments.attempt)
+    run = RunFolder(arguments.config.parent)
+    try:
+        code = train(config, run, arguments.attempt)
+    except OSError:
+        Fence(run, arguments.attempt).check()  # a newer attempt sweeps away what we were writing
+        raise
     distributed.finish()
     return code
 

@@ -20,6 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from cluster.heartbeat import Heartbeat
 from cluster.run_folder import RunFolder
 from trainer.distributed import World
+from trainer.own_time import OwnTime
+from trainer.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ class Journal:
         self._run = run
         self._events: TextIO | None = folder.events.open("a") if world.is_main else None
         self._board: SummaryWriter | None = None
+        self.own_time = OwnTime(world.device)
+        self._stragglers = Stragglers(world)
+        self._named_slow: set[int] = set()
         self._kept: list[tuple[int, Mapping[str, Tensor], dict[str, Tensor | float]]] = []
         self._clock_s = time.monotonic()
         self._images_per_step = images_per_step
@@ -68,11 +73,13 @@ class Journal:
             self._events.close()
         if self._board:
             self._board.close()
+        self._stragglers.close()
 
     def open_board(self, first_step: int) -> None:
         """Start the curves at `first_step`; what an earlier attempt drew beyond it is dropped."""
         if self._world.is_main:
             self._board = SummaryWriter(self._run.tensorboard / "train", purge_step=first_step + 1)
+            self._stragglers.open_board(self._run.tensorboard / "cluster", first_step + 1)
 
     def event(self, event: str, **facts: Any) -> None:
         """Record something that happened."""
@@ -123,9 +130,22 @@ class Journal:
             self._losses.append(numbers["loss"])
             self._write_step(step, {**numbers, "images_per_s": images_per_s})
         self.beat("train", step=kept[-1][0], loss=self._losses[-1], images_per_s=images_per_s)
+        self._compare_ranks(kept[-1][0])
         if self._board:
             self._board.flush()
         self.start_clock()
+
+    def _compare_ranks(self, step: int) -> None:
+        """Say which ranks are slow, and warn of each of them once."""
+        own_s = self.own_time.take_s()
+        slow = self._stragglers.compare(step, own_s)
+        self.beat("train", own_s=own_s, stragglers=slow)
+        for rank in slow.keys() - self._named_slow:
+            self._named_slow.add(rank)
+            self.warn(
+                f"rank {rank} holds up the others: for its own part of a step it takes "
+                f"{slow[rank]:.2f} times as long as the median rank"
+            )
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add to this rank's counts of what could not be learnt from, by why."""

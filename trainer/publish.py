@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cluster.fence import Fence
 from cluster.run_folder import (
     MANIFEST,
     RunFolder,
@@ -85,6 +86,7 @@ class Publisher:
         self.config = config
         self.world = world
         self._attempt = attempt
+        self._permit = Fence(run, attempt).check
         self._journal = journal
         self._family = objective.family
         self._prediction = objective.prediction
@@ -97,6 +99,7 @@ class Publisher:
     def sweep(self) -> None:
         """Undo what killed attempts left half done."""
         if self.world.is_main:
+            self._permit()  # what a newer attempt has under way is not ours to sweep
             recover(self.run.checkpoints)
             recover(self.run.exports)
         self.world.barrier()
@@ -121,6 +124,7 @@ class Publisher:
         `final`: nothing will, unless the recipe is changed.
         """
         self.wait()
+        self._permit()  # on every rank: each of a superseded attempt says so itself
         snapshot = _snapshot(learner, previews, final, self._host)
         self._host = snapshot.tensors
         masters = learner.masters
@@ -198,7 +202,8 @@ class Publisher:
                 "shapes": self._shapes,
                 "history": snapshot.history,
             }
-            publish(self._staging(snapshot.step), final, facts, dict(parts))
+            staging = self._staging(snapshot.step)
+            publish(staging, final, facts, dict(parts), permit=self._permit)
         stall_s = snapshot.copy_s + time.monotonic() - began_s
         self._journal.checkpoint(snapshot.step, final, stall_s)
         self._export(final, snapshot.step, snapshot.final, snapshot.previews)
@@ -219,7 +224,7 @@ class Publisher:
             with _full_disk_told_as_such(self.run.root):
                 facts = write(staging)
                 _save_previews(previews, staging)
-                publish(staging, final, {**facts, **rest})
+                publish(staging, final, {**facts, **rest}, permit=self._permit)
             self._journal.event("export", step=step, path=str(final))
             self._journal.note(f"published {final.name} for inference")
             self._remove_old(step)
@@ -230,15 +235,15 @@ class Publisher:
     def _finish(self, checkpoint: Path | None) -> None:
         """Do what follows a publication, in case that a kill came before it."""
         if checkpoint:
-            point_latest(checkpoint)
+            point_latest(checkpoint, self._permit)
         step = step_of(checkpoint) if checkpoint else 0
         export = self.run.export(step)
         if (export / MANIFEST).is_file():
-            point_latest(export)
+            point_latest(export, self._permit)
             self._remove_old(step)
 
     def _remove_old(self, step: int) -> None:
-        for old in remove_old(self.run, step, self.config.keep):
+        for old in remove_old(self.run, step, self.config.keep, self._permit):
             self._journal.note(f"removed checkpoint {old}: train.keep")
 
     def _raise_failed_exports(self) -> None:

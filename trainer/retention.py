@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from cluster.run_folder import RunFolder, published_steps, remove_step
+from cluster.run_folder import Permit, RunFolder, anyone, published_steps, remove_step
 from trainer.checkpoint import Checkpoint
 from trainer.config import KeepConfig
 from trainer.early_stop import Series, read_series
 
 
-def remove_old(run: RunFolder, step: int, config: KeepConfig) -> list[int]:
+def remove_old(run: RunFolder, step: int, config: KeepConfig, permit: Permit = anyone) -> list[int]:
     """Remove the checkpoints that `config` does not keep, once that of `step` is complete.
 
     The steps that were removed. Checkpoints of later steps are broken, or `step` would not have
@@ -21,7 +21,7 @@ def remove_old(run: RunFolder, step: int, config: KeepConfig) -> list[int]:
 
     removed = retired(steps, config, series)
     for old in removed:
-        remove_step(run.checkpoint(old))
+        remove_step(run.checkpoint(old), permit)
     return removed
 
 

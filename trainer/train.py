@@ -139,8 +139,9 @@ def _step(job: Job, learner: Learner, batches: Iterator[Batch]) -> None:
     loss = torch.zeros((), device=world.device)
     scalars: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
     for _ in range(accumulation):
-        batch = next(batches)
-        passed = _loss(job, learner, batch)
+        with journal.own_time:
+            batch = next(batches)
+            passed = _loss(job, learner, batch)
         learner.engine.backward(passed.total)
         grad_norm = take_step(learner.engine)
         loss += passed.total.detach() / accumulation
@@ -180,8 +181,8 @@ def _validate_if_due(job: Job, learner: Learner) -> bool:
     history = learner.history.setdefault("validation_loss", {})
     if not due or learner.step in history:
         return False
-    job.journal.beat("validate", step=learner.step)
     job.journal.write_steps()
+    job.journal.beat("validate", step=learner.step)
     mean, bands = job.validation.measure(learner.engine)
     history[learner.step] = mean
     job.journal.validated(learner.step, mean, bands)

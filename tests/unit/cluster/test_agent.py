@@ -1,15 +1,18 @@
 """The agent: what a node's exit code says, from how its ranks ended."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from cluster import agent
-from cluster.agent import exit_code, rank_environment, run_node
+from cluster.agent import rank_environment, run_node
+from cluster.ending import Ending, exit_code
 from cluster.exit_codes import ExitCode
 from cluster.rendezvous import Node, local_node
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.silence import Silence
 from cluster.state import summed_up
 
 
@@ -28,7 +31,7 @@ from cluster.state import summed_up
 def test_the_first_rank_that_failed_speaks_for_the_node(
     codes: list[int], first_failed: int | None, expected: ExitCode
 ) -> None:
-    assert exit_code(codes, first_failed) == expected
+    assert exit_code(codes, Ending(first_failed=first_failed)) == expected
 
 
 def test_ranks_are_numbered_over_the_nodes() -> None:
@@ -77,7 +80,11 @@ def test_ranks_of_a_failed_one_are_ended_and_the_record_says_who_was_first(
     (record,) = run.attempt(number).node_records()
     assert record["first_failed_rank"] == 1
     assert record["log_tail"] == ["error: the dog ate it"]
-    assert record["ranks"][0]["signal"] == "SIGTERM"
+    waited, failed = record["ranks"]
+    assert (waited["exit_code"], waited["signal"], waited["first_error"]) == (None, "SIGTERM", None)
+    assert (failed["exit_code"], failed["signal"]) == (2, None)
+    assert failed["first_error"] == "error: the dog ate it"
+    assert record["started"] < failed["ended"] <= waited["ended"]
     assert record["oom_kills"] == 2
     assert read_json(run.attempt(number).rendezvous)["address"] == "127.0.0.1"
 
@@ -93,3 +100,48 @@ def test_srun_sees_no_failure_in_a_stop_that_the_record_tells_of(
     monkeypatch.setattr(sys, "argv", node)
     assert agent.main() == ExitCode.DONE
     assert summed_up(run, number) == ExitCode.STOPPED
+
+
+CRASH = """
+import os
+from pathlib import Path
+from cluster.heartbeat import Heartbeat
+from cluster.run_folder import RunFolder
+beat = Heartbeat(RunFolder(os.environ["LETTERPRESS_RUN"]).attempt(0).heartbeat(0), 0)
+beat("train", step=41)
+print("a library: a note, no error", flush=True)
+try:
+    [][0]
+except IndexError:
+    raise RuntimeError("CUDA error: an illegal memory access") from None
+"""
+
+
+def test_the_record_of_a_rank_that_crashed_holds_its_first_error_and_its_last_step(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    code = run_node(run, number, local_node(ranks=1), [sys.executable, "-c", CRASH])
+    assert code == ExitCode.DO_NOT_RESTART
+    (record,) = run.attempt(number).node_records()
+    (rank,) = record["ranks"]
+    assert rank["first_error"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert rank["last_step"] == 41
+    assert not record["superseded"]
+    assert record["hang"] is None
+
+
+def test_a_rank_that_fails_because_another_node_ended_its_hanging_ranks_is_part_of_the_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.hang.STACKS_WAIT_S", 0.0)  # none will come of a rank that ended
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    silence = Silence(rank=5, phase="train", step=7, silent_s=400.0, limit_s=300.0)
+    write_json(run.attempt(number).hang, asdict(silence))
+    command = [sys.executable, "-c", "raise RuntimeError('connection closed by peer')"]
+    assert run_node(run, number, local_node(ranks=1), command) == ExitCode.RETRY_ELSEWHERE
+    (record,) = run.attempt(number).node_records()
+    assert (record["hang"]["silent_s"], record["hang"]["limit_s"]) == (400.0, 300.0)
+    assert record["ranks"][0]["first_error"] == "RuntimeError: connection closed by peer"

@@ -17,6 +17,8 @@ from cluster.verdict import Cause, SchedulerFacts, Verdict
 def run(tmp_path: Path) -> RunFolder:
     """A run in its first attempt, of which nothing is recorded yet."""
     made = RunFolder(tmp_path / "run")
+    made.root.mkdir()
+    made.recipe.write_text("{}")
     write_json(made.state, new_state({}))
     begin_attempt(made, backend="slurm")
     return made
@@ -160,7 +162,7 @@ def test_verdict_decision_and_step_lie_in_the_state_of_the_run(run: RunFolder) -
     assert attempt["decision"] == asdict(decision)
     assert decision.restart
     assert state["outcome"] is None  # whoever does not act on the decision ends the run
-    assert end_run(run, ExitCode.RETRY_ELSEWHERE) == "failed"
+    assert end_run(run, 0, ExitCode.RETRY_ELSEWHERE) == "failed"
 
 
 def say(run: RunFolder, rank: int, *lines: str) -> None:

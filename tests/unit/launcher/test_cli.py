@@ -117,12 +117,12 @@ def test_the_state_of_a_run_follows_its_attempts(run: RunFolder) -> None:
     assert run_state(run) == "running"
     run.request_stop("the test")
     assert run_state(run) == "stopping"
-    assert end_run(run, ExitCode.STOPPED) == "stopped"
+    assert end_run(run, number, ExitCode.STOPPED) == "stopped"
     number = begin_attempt(run, backend="local", pid=os.getpid())
     assert not run.stop_request.exists()  # what was obeyed is forgotten
     decision = end_attempt(run, number, ExitCode.DO_NOT_RESTART)
     assert run_state(run) == "restarting"  # until whoever could do so does not
-    assert end_run(run, ExitCode.DO_NOT_RESTART) == "failed"
+    assert end_run(run, number, ExitCode.DO_NOT_RESTART) == "failed"
     shown = details(run).splitlines()
     assert "verdict    user_error: exit code 93, and no agent left a record" in shown
     assert f"then       {decision.why}" in shown
@@ -156,7 +156,7 @@ def test_logs_go_on_with_the_attempt_that_follows(run: RunFolder) -> None:
         number = begin_attempt(run, backend="local", pid=os.getpid())
         run.attempt(number).rank_log(0).write_text("second\n")
         assert following.stdout.readline() == "second\n"
-        end_run(run, ExitCode.DONE)
+        end_run(run, number, ExitCode.DONE)
         write_json(run.attempt(number).node_record("a"), {"ended": 2.0, "exit_code": 0})
         assert following.wait(60) == 0
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.exit_codes import Superseded
 from cluster.run_folder import LATEST, RunFolder, publish, published_steps, staging_folder
 from tests.conftest import train_config
 from trainer.config import KeepConfig
@@ -57,5 +58,23 @@ def test_nothing_is_removed_before_its_successor_is_exported(tmp_path: Path) -> 
     config = train_config(tmp_path, keep=KeepConfig(newest=1))
     publisher = Publisher(run, 1, config, ALONE, SimpleNamespace(note=print), NOTHING)  # type: ignore[arg-type]
     publisher.newest_checkpoint()
+    assert [step for step, _ in published_steps(run.checkpoints)] == [2, 4]
+    publisher.close()
+
+
+def test_an_attempt_that_is_superseded_sweeps_nothing_and_removes_nothing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin_attempt()
+    publish_all(run, 2)
+    publish_all(run, 4)
+    config = train_config(tmp_path, keep=KeepConfig(newest=1))
+    publisher = Publisher(run, 0, config, ALONE, SimpleNamespace(note=print), NOTHING)  # type: ignore[arg-type]
+    run.begin_attempt()
+    under_way = staging_folder(run.checkpoint(6), attempt=1)
+    under_way.mkdir()
+    for act in (publisher.sweep, publisher.newest_checkpoint):
+        with pytest.raises(Superseded):
+            act()
+    assert under_way.is_dir()
     assert [step for step, _ in published_steps(run.checkpoints)] == [2, 4]
     publisher.close()
