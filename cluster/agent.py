@@ -1,4 +1,4 @@
-"""One agent per node: starts a rank per GPU, watches them, and records how each ended.
+"""One agent per node: looks whether it can, starts a rank per GPU, watches, records how each ended.
 
     python -m cluster.agent --run RUN --attempt N (--ranks K | --slurm) -- python -m trainer …
 
@@ -16,12 +16,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster.exit_codes import ExitCode
+from cluster.preflight.check import Check
+from cluster.preflight.participant import Participant
+from cluster.preflight.preflight import preflight
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -75,6 +78,9 @@ def run_node(run: RunFolder, attempt_number: int, node: Node, command: Sequence[
     else:
         address, port = await_address(attempt)
     with _signals(run) as asked:
+        failed = preflight(Participant(node=node, attempt=attempt), address, port)
+        if failed:
+            return _end_before_start(attempt, node, started, failed)
         ranks = [
             start_session(
                 command,
@@ -125,6 +131,16 @@ def exit_code(codes: Sequence[int], first_failed: int | None) -> ExitCode:
     if code in list(ExitCode):
         return ExitCode(code)
     return ExitCode.RETRY_ELSEWHERE if code < 0 else ExitCode.DO_NOT_RESTART
+
+
+def _end_before_start(
+    attempt: AttemptFolder, node: Node, started: float, failed: Check
+) -> ExitCode:
+    """Record that preflight let no rank start, and which nodes are to blame."""
+    record = {"node": node.number, "host": node.name, "ranks": [], "first_failed_rank": None}
+    ending = {"started": started, "ended": time.time(), "exit_code": int(failed.code)}
+    write_json(attempt.node_record(node.name), {**ending, **record, "failed_check": asdict(failed)})
+    return failed.code
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]], asked: Asked) -> int | None:

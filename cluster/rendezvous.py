@@ -32,6 +32,8 @@ class Node:
     """The first node's, as the others reach it."""
     ranks: int
     """Ranks per node."""
+    hosts: tuple[str, ...] = ()
+    """All of the attempt, by number; left out where there is one."""
 
 
 def local_node(ranks: int) -> Node:
@@ -49,6 +51,7 @@ def slurm_node(environment: Mapping[str, str]) -> Node:
             nodes=int(environment["SLURM_JOB_NUM_NODES"]),
             address=hosts[0],
             ranks=int(environment["SLURM_GPUS_ON_NODE"]),
+            hosts=tuple(hosts),
         )
     except KeyError as error:
         raise ValueError(

@@ -138,6 +138,8 @@ def _train_and_score(job: Job, recipe: Recipe) -> int:
 def why_it_failed(attempt: AttemptFolder) -> str:
     """The rank that failed first, and its last words."""
     for record in attempt.node_records():
+        if "failed_check" in record:
+            return f"preflight let no rank start; see {attempt.preflight}"
         rank = record["first_failed_rank"]
         if rank is not None:
             words = last_words("\n".join(record["log_tail"]))
