@@ -8,6 +8,7 @@ import pytest
 from cluster import agent
 from cluster.agent import exit_code, rank_environment, run_node
 from cluster.exit_codes import ExitCode
+from cluster.preflight.check import Check
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import summed_up
@@ -68,3 +69,22 @@ def test_srun_sees_no_failure_in_a_stop_that_the_record_tells_of(
     monkeypatch.setattr(sys, "argv", node)
     assert agent.main() == ExitCode.DONE
     assert summed_up(run, number) == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("hosts", "code"), [(("n7",), ExitCode.RETRY_ELSEWHERE), ((), ExitCode.BAD_INPUT)]
+)
+def test_no_rank_starts_where_preflight_fails_and_the_record_names_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...], code: ExitCode
+) -> None:
+    failed = Check(name="GPUs", verdict="fails", line="n7: 7 of 8 GPUs are there", hosts=hosts)
+    monkeypatch.setattr(agent, "preflight", lambda *_: failed)
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    started = tmp_path / "started"
+    assert run_node(run, number, local_node(ranks=2), ["touch", str(started)]) == code
+    assert not started.exists()
+    (record,) = run.attempt(number).node_records()
+    assert record["failed_check"]["hosts"] == list(hosts)
+    assert record["ranks"] == []
+    assert summed_up(run, number) == code

@@ -30,6 +30,40 @@ def test_a_port_that_is_taken_is_not_chosen() -> None:
         assert free_port("a run") != port
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_port_that_is_taken_at_ipv6_alone_is_not_chosen() -> None:
+    port = free_port("a run")
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", port))
+        taken.listen()
+        assert free_port("a run") != port
+
+
+@pytest.mark.parametrize(
+    ("handed_out", "first", "last"),
+    [
+        ("32768\t60999", rendezvous.FIRST_PORT, rendezvous.LAST_PORT),
+        ("9000 65535", 1024, 8999),
+        ("1024 65535", rendezvous.FIRST_PORT, rendezvous.LAST_PORT),
+    ],
+)
+def test_a_site_may_hand_out_other_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handed_out: str, first: int, last: int
+) -> None:
+    ports = tmp_path / "ip_local_port_range"
+    ports.write_text(handed_out)
+    monkeypatch.setattr(rendezvous, "EPHEMERAL_RANGE", ports)
+    assert first <= free_port("a run") <= last
+
+
+def test_attempts_meet_at_ports_of_their_own(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    node = local_node(ranks=1)
+    one, other = (publish_address(run.attempt(number), node, "a run")[1] for number in (0, 1))
+    assert one != other
+
+
 def test_other_nodes_read_what_the_first_published(tmp_path: Path) -> None:
     attempt = RunFolder(tmp_path).attempt(0)
     published = publish_address(attempt, local_node(ranks=2), key="a run")
