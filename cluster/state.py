@@ -1,10 +1,13 @@
 """state.json: the launcher's record of a run, its attempts and how it ended."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from cluster.exit_codes import ExitCode
-from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.restart import Decision, decide
+from cluster.run_folder import RunFolder, published_steps, read_json, write_json
+from cluster.verdict import SchedulerFacts, judge
 
 OUTCOMES = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped"}
 
@@ -37,12 +40,27 @@ def summed_up(run: RunFolder, number: int) -> int:
     return int(bad[0] if bad else max(codes, default=ExitCode.RETRY_ELSEWHERE))
 
 
-def end_attempt(run: RunFolder, number: int, code: int) -> str:
-    """Record how an attempt ended; the outcome: done, stopped or failed."""
+def end_attempt(
+    run: RunFolder, number: int, code: int, facts: SchedulerFacts | None = None
+) -> Decision:
+    """Record how an attempt ended, at which step, why, and what follows; the caller acts on it.
+
+    Whoever does not start another attempt ends the run, too: `end_run`.
+    """
     state = read_json(run.state)
-    for attempt in state["attempts"]:
-        if attempt["number"] == number:
-            attempt |= {"ended": time.time(), "exit_code": int(code)}
+    known = [attempt for attempt in state["attempts"] if attempt["number"] <= number]
+    step = max((step for step, _ in published_steps(run.checkpoints)), default=0)
+    known[-1] |= {"ended": time.time(), "exit_code": int(code), "step": step}
+    verdict = judge(run, number, facts, code=code)
+    decision = decide({**state, "attempts": known}, verdict)
+    known[-1] |= {"verdict": asdict(verdict), "decision": asdict(decision)}
+    write_json(run.state, state)
+    return decision
+
+
+def end_run(run: RunFolder, code: int) -> str:
+    """Record that no attempt will follow; the outcome: done, stopped or failed."""
+    state = read_json(run.state)
     state["outcome"] = (
         OUTCOMES.get(ExitCode(code), "failed") if code in list(ExitCode) else "failed"
     )

@@ -13,7 +13,7 @@ from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
 from cluster.run_folder import AttemptFolder, RunFolder
-from cluster.state import begin_attempt, end_attempt, summed_up
+from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe
@@ -164,7 +164,8 @@ def end(arguments: argparse.Namespace) -> int:
     """Record how an attempt ended, by its nodes' records, and exit so too (for batch scripts)."""
     run = RunFolder.existing(arguments.run)
     code = summed_up(run, arguments.attempt)
-    print(f"{run.root.name} is {end_attempt(run, arguments.attempt, code)}")
+    end_attempt(run, arguments.attempt, code)
+    print(f"{run.root.name} is {end_run(run, code)}")
     return code
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.exit_codes import ExitCode
 from cluster.processes import kill_session, start_session
 from cluster.run_folder import AttemptFolder, RunFolder
-from cluster.state import begin_attempt, end_attempt
+from cluster.state import begin_attempt, end_attempt, end_run
 from launcher.follow import Follower
 from launcher.recipe import Recipe
 
@@ -97,7 +97,8 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
         code = ExitCode.RETRY_ELSEWHERE
     finally:
         job.kill()
-        outcome = end_attempt(run, attempt, code)
+        end_attempt(run, attempt, code)
+        outcome = end_run(run, code)
         job.follower.close()
         job.follower.say(f"the run {'has failed' if outcome == 'failed' else f'is {outcome}'}")
     return code
@@ -128,7 +129,7 @@ def _train_and_score(job: Job, recipe: Recipe) -> int:
         log=None,
     )
     code = job.wait(agent)
-    end_attempt(job.run, job.attempt, code)  # tells the farm that no further export will come
+    end_run(job.run, code)  # tells the farm that no further export will come
     if code not in (ExitCode.DONE, ExitCode.STOPPED):
         job.follower.say(why_it_failed(job.run.attempt(job.attempt)))
     farm_code = job.wait(job.farm) if job.farm else ExitCode.DONE

@@ -47,6 +47,7 @@ def details(run: RunFolder) -> str:
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
+        lines += verdict_lines(state)
     for name, folder in (("checkpoint", run.checkpoints), ("export", run.exports)):
         steps = published_steps(folder)
         if steps:
@@ -54,6 +55,20 @@ def details(run: RunFolder) -> str:
     for results in _results(run):
         lines += ["", results["suite"], results_table(results)]
     return "\n".join(lines)
+
+
+def verdict_lines(state: dict[str, Any]) -> list[str]:
+    """Why the newest attempt that has ended did so, and what followed."""
+    judged = [attempt for attempt in state["attempts"] if "verdict" in attempt]
+    if not judged:
+        return []
+    verdict, decision = judged[-1]["verdict"], judged[-1]["decision"]
+    of = "" if judged[-1] is state["attempts"][-1] else f" of attempt {judged[-1]['number']}"
+    where = f" on {verdict['node']}" if verdict["node"] else ""
+    return [
+        f"verdict    {verdict['cause']}{of}{where}: {verdict['evidence']}",
+        f"then       {decision['why']}",
+    ]
 
 
 def results_and_places(run: RunFolder) -> str:
@@ -75,13 +90,15 @@ def own_command() -> str:
 
 
 def run_state(run: RunFolder) -> str:
-    """new, running, stopping, done, stopped, failed, or lost: killed without a word."""
+    """new, running, stopping, restarting, done, stopped, failed, or lost: killed without a word."""
     state = read_json(run.state)
     if state["outcome"]:
         return str(state["outcome"])
     if not state["attempts"]:
         return "new"
     if _is_running(run, state["attempts"][-1]):
+        if "ended" in state["attempts"][-1]:
+            return "restarting"
         return "stopping" if run.stop_request.exists() else "running"
     return "lost"
 
@@ -89,6 +106,8 @@ def run_state(run: RunFolder) -> str:
 def _is_running(run: RunFolder, attempt: dict[str, Any]) -> bool:
     if attempt.get("backend") == "local":
         return is_alive(attempt["pid"])
+    if "ended" in attempt:
+        return True
     beat = _main_beat(run)  # on another machine: by its heartbeat
     return beat is None or time.time() - beat["time"] < SILENT_S
 

@@ -11,10 +11,10 @@ import yaml
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.state import begin_attempt, end_attempt, summed_up
+from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from launcher.freeze import freeze
 from launcher.recipe import load_recipe
-from launcher.status import own_command, run_state
+from launcher.status import details, own_command, run_state
 from tests.conftest import CHECKOUT
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
@@ -99,10 +99,15 @@ def test_the_state_of_a_run_follows_its_attempts(run: RunFolder) -> None:
     assert run_state(run) == "running"
     run.request_stop("the test")
     assert run_state(run) == "stopping"
-    assert end_attempt(run, number, ExitCode.STOPPED) == "stopped"
+    assert end_run(run, ExitCode.STOPPED) == "stopped"
     number = begin_attempt(run, backend="local", pid=os.getpid())
     assert not run.stop_request.exists()  # what was obeyed is forgotten
-    assert end_attempt(run, number, ExitCode.DO_NOT_RESTART) == "failed"
+    decision = end_attempt(run, number, ExitCode.DO_NOT_RESTART)
+    assert run_state(run) == "restarting"  # until whoever could do so does not
+    assert end_run(run, ExitCode.DO_NOT_RESTART) == "failed"
+    shown = details(run).splitlines()
+    assert "verdict    user_error: exit code 93, and no rank was started" in shown
+    assert f"then       {decision.why}" in shown
     begin_attempt(run, backend="local", pid=2**22)  # no process has this number
     assert run_state(run) == "lost"
 
