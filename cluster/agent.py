@@ -32,6 +32,7 @@ from cluster.rendezvous import (
     await_address,
     cores,
     local_node,
+    node_of,
     publish_address,
     slurm_node,
 )
@@ -59,11 +60,18 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--ranks", type=int, help="this machine alone, with so many ranks")
+    where.add_argument("--ranks", type=int, help="so many ranks, on this machine alone")
     where.add_argument("--slurm", action="store_true", help="a node of a SLURM job")
+    parser.add_argument("--hosts", nargs="+", help="with --ranks: all nodes, by their addresses")
+    parser.add_argument("--node", type=int, default=0, help="which of --hosts this one is")
     parser.add_argument("command", nargs="+", help="what each rank runs, after --")
     arguments = parser.parse_args()
-    node = slurm_node(os.environ) if arguments.slurm else local_node(arguments.ranks)
+    if arguments.slurm:
+        node = slurm_node(os.environ)
+    elif arguments.hosts:
+        node = node_of(arguments.hosts, arguments.node, arguments.ranks)
+    else:
+        node = local_node(arguments.ranks)
     code = run_node(RunFolder(arguments.run), arguments.attempt, node, arguments.command)
     # Else srun would kill the nodes that still save. The record tells of the stop.
     return ExitCode.DONE if arguments.slurm and code == ExitCode.STOPPED else code

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,20 @@ class Node:
 def local_node(ranks: int) -> Node:
     """The only node of a run on this machine."""
     return Node(name=socket.gethostname(), number=0, nodes=1, address="127.0.0.1", ranks=ranks)
+
+
+def node_of(hosts: Sequence[str], number: int, ranks: int) -> Node:
+    """One of several nodes that are known by their addresses."""
+    if not 0 <= number < len(hosts):
+        raise ValueError(f"--node {number} is none of the {len(hosts)} hosts, counted from 0")
+    return Node(
+        name=hosts[number],
+        number=number,
+        nodes=len(hosts),
+        address=hosts[0],
+        ranks=ranks,
+        hosts=tuple(hosts),
+    )
 
 
 def slurm_node(environment: Mapping[str, str]) -> Node:

@@ -12,19 +12,21 @@ from pathlib import Path
 from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
-from cluster.run_folder import AttemptFolder, RunFolder
+from cluster.run_folder import AttemptFolder, RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe
 
 RUNS = Path("runs")
+BACKENDS = ("local", "ray")
 FOLLOW_EVERY_S = 0.5
 
 DESCRIPTION = """\
 Fine-tune text-to-image models and score every checkpoint while training goes on.
 
   letterpress submit recipes/mini.yaml            train and score on this machine; Ctrl-C saves
+  letterpress submit recipes/mini.yaml --on ray   the same as a job of the Ray at RAY_ADDRESS
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
   letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
   letterpress status                              all runs; `status runs/mini` for one
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     submit_parser = add("submit", submit)
     _recipe_arguments(submit_parser)
     submit_parser.add_argument(
-        "--on", default="local", help="where: local (this machine). On SLURM: sbatch slurm/*.sh"
+        "--on", default="local", help="local (this machine) or ray. On SLURM: sbatch slurm/*.sh"
     )
     submit_parser.add_argument("--dry-run", action="store_true", help="show, start nothing")
     plan_parser = add("plan", plan_command)
@@ -95,23 +97,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Train a recipe and score its checkpoints, here and now."""
-    if arguments.on != "local":
+    """Train a recipe and score its checkpoints: here and now, or on Ray."""
+    if arguments.on not in BACKENDS:
         raise ValueError(
-            f"--on {arguments.on} is not there: local is. On SLURM type "
+            f"--on {arguments.on} is not there: {' and '.join(BACKENDS)} are. On SLURM type "
             f"`sbatch slurm/train_8xA100.sh {arguments.recipe}`"
         )
-    recipe = _recipe(arguments)
+    recipe, on_ray = _recipe(arguments), arguments.on == "ray"
     check_ranks(recipe)
-    if recipe.ranks.nodes != 1:
+    if recipe.ranks.nodes != 1 and not on_ray:
         raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
     root = RUNS / recipe.name
     if arguments.dry_run:
-        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on this machine")
+        where = f"{recipe.ranks.nodes} nodes of Ray" if on_ray else "this machine"
+        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on {where}")
         print(to_yaml(recipe), end="", flush=True)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
-    return ExitCode.DONE if arguments.dry_run else _run_here(recipe, freeze(recipe, root))
+    if arguments.dry_run:
+        return ExitCode.DONE
+    return _submit_to_ray(recipe, root) if on_ray else _run_here(recipe, freeze(recipe, root))
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -135,10 +140,15 @@ def plan_command(arguments: argparse.Namespace) -> int:
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
     run = RunFolder.existing(arguments.run)
-    from launcher.status import run_state
+    from launcher.status import is_on_ray, run_state
 
     if run_state(run) in ("running", "stopping"):
         raise ValueError(f"{arguments.run} is {run_state(run)}: stop it first")
+    if is_on_ray(read_json(run.state)):
+        from launcher.ray_jobs import connect, submit
+
+        print(f"{run.root.name} goes on as Ray job {submit(run, connect())}")
+        return ExitCode.DONE
     return _run_here(build(Recipe, read_yaml(run.recipe)), run)
 
 
@@ -200,6 +210,11 @@ def stop(arguments: argparse.Namespace) -> int:
     run = RunFolder.existing(arguments.run)
     from launcher.status import own_command, run_state
 
+    if run_state(run) == "queued":
+        from launcher.ray_jobs import stop_waiting_job
+
+        print(stop_waiting_job(run))
+        return ExitCode.DONE
     if run_state(run) not in ("running", "stopping"):
         raise ValueError(f"{arguments.run} is not running: it is {run_state(run)}")
     run.request_stop("letterpress stop")
@@ -254,6 +269,15 @@ def _all_there(recipe: Recipe) -> bool:
     for line in missing:
         print(f"error: {line}", file=sys.stderr)
     return not missing
+
+
+def _submit_to_ray(recipe: Recipe, root: Path) -> int:
+    from launcher.ray_jobs import submit_run
+    from launcher.status import own_command
+
+    job = submit_run(recipe, root.absolute())
+    print(f"submitted as Ray job {job}; `{own_command()} status {root}` says how it goes")
+    return ExitCode.DONE
 
 
 def _run_here(recipe: Recipe, run: RunFolder) -> int:

@@ -10,6 +10,7 @@ from cluster.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.table import align, results_table
 from launcher.follow import progress_line
+from launcher.ray_jobs import has_begun, job_line
 
 SILENT_S = 60.0
 
@@ -44,6 +45,8 @@ def details(run: RunFolder) -> str:
     if git:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
+    if is_on_ray(state) and not state["outcome"]:
+        lines.append(f"job        {job_line(state)}")
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")
@@ -90,10 +93,15 @@ def own_command() -> str:
 
 
 def run_state(run: RunFolder) -> str:
-    """new, running, stopping, restarting, done, stopped, failed, or lost: killed without a word."""
+    """new, queued, running, stopping, restarting, done, stopped, failed, or lost.
+
+    Lost was killed without a word.
+    """
     state = read_json(run.state)
     if state["outcome"]:
         return str(state["outcome"])
+    if is_on_ray(state) and not has_begun(state):
+        return "queued"
     if not state["attempts"]:
         return "new"
     if _is_running(run, state["attempts"][-1]):
@@ -101,6 +109,11 @@ def run_state(run: RunFolder) -> str:
             return "restarting"
         return "stopping" if run.stop_request.exists() else "running"
     return "lost"
+
+
+def is_on_ray(state: dict[str, Any]) -> bool:
+    """Whether a run was last submitted to Ray."""
+    return "ray_job" in state
 
 
 def _is_running(run: RunFolder, attempt: dict[str, Any]) -> bool:
