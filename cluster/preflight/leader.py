@@ -45,7 +45,8 @@ class Leader:
             if said is not None:
                 self.facts[number] = from_plain(said["facts"])
                 unready[self.host(number)] = said["unready"]
-        checks = [self._check_nodes(), *judge(list(self.facts.values())), self._clocks()]
+        clocks = self._clocks()
+        checks = [self._check_nodes(), *judge(list(self.facts.values())), clocks]
         broken = {host: reason for host, reason in unready.items() if reason}
         if broken:
             checks.append(blames("all-reduce", broken, nodes=self.participant.node.nodes))
@@ -82,6 +83,8 @@ class Leader:
 
     def hear(self, number: int, limit_s: float) -> Any:
         """What another node says; None if it is lost."""
+        if number not in self.others:
+            return None
         try:
             return self.others[number].hear(limit_s)
         except MachineFault as fault:

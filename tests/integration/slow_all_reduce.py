@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from cluster.preflight import all_reduce
 
-DELAY_S = 0.6
+DELAY_S = 1.0
 
 real = dist.all_reduce
 
