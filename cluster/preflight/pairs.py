@@ -1,7 +1,7 @@
 """Who is slow or dead, from all-reduces of two nodes at a time, in two rounds. Pure functions.
 
 The idea is dlrover's: a pair shows that one of two is bad, not which. In round two those that were
-slow or dead are paired with the fastest; who is bad again, or made an innocent one bad, is guilty.
+slow or dead are paired with faster ones; who is bad again, or made an innocent one bad, is guilty.
 """
 
 import math
@@ -39,12 +39,14 @@ def first_pairs(nodes: int) -> list[Pair]:
 
 
 def second_pairs(nodes: int, first: Round) -> list[Pair]:
-    """The slowest with the fastest, and so on; of an odd number one in the middle sits out.
+    """The faster half with the slower; of an odd number one in the middle sits out.
 
-    Who sat out before counts as fast: it is tested now.
+    In order of speed two that were a pair stand side by side, so none meets again where there are
+    more than two. Who sat out before counts as fast: it is tested now.
     """
     order = sorted(range(nodes), key=lambda number: (first.of(number) or 0.0, number))
-    return [(order[place], order[-1 - place]) for place in range(nodes // 2)]
+    slower = (nodes + 1) // 2
+    return [(order[place], order[slower + place]) for place in range(nodes // 2)]
 
 
 def guilty(nodes: int, rounds: Sequence[Round]) -> dict[int, str]:
@@ -60,7 +62,7 @@ def guilty(nodes: int, rounds: Sequence[Round]) -> dict[int, str]:
         if any((took := each.of(number)) is not None and took <= limit_s for each in rounds)
     }
     found = {}
-    for number in set(range(nodes)) - innocent:
+    for number in sorted(set(range(nodes)) - innocent):
         played = [each for each in rounds if each.of(number) is not None]
         if len(played) > 1 or any(each.partner(number) in innocent for each in played):
             found[number] = _complaint(min(each.of(number) or 0.0 for each in played), rounds)

@@ -94,7 +94,7 @@ def test_a_recipe_is_submitted_stopped_and_resumed_as_a_job_of_ray(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     train = train_keys | {"steps": 80, "save_every": 80, "preview": None}
-    recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 2}}))
+    recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 1}}))
     run = RunFolder(checkout / "runs" / "on-ray")
 
     letterpress(dashboard, checkout, "submit", str(recipe), "--on", "ray")
@@ -110,7 +110,7 @@ def test_a_recipe_is_submitted_stopped_and_resumed_as_a_job_of_ray(
     steps = [event["step"] for event in read_events(run.attempt(1), "step")]
     assert steps == list(range(saved + 1, 81))
     (record,) = run.attempt(1).node_records()
-    assert [rank["exit_code"] for rank in record["ranks"]] == [0, 0]
+    assert [rank["exit_code"] for rank in record["ranks"]] == [0]
     jobs = [attempt["job"] for attempt in read_json(run.state)["attempts"]]
     assert len(set(jobs)) == 2
 

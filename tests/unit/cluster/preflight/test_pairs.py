@@ -36,23 +36,26 @@ def test_nodes_that_are_alike_are_all_good(nodes: int) -> None:
     assert found(nodes, {0: 0.05}) == {}  # a hiccup
 
 
-def test_one_slow_and_one_dead_are_told_apart() -> None:
-    complaints = found(8, {1: 2.0, 6: math.inf})
-    assert sorted(complaints) == [1, 6]
-    assert complaints[1] == "an all-reduce with it takes 2.00 s, 0.01 s is usual"
-    assert complaints[6] == "no all-reduce with it came to an end"
+@pytest.mark.parametrize("nodes", [6, 8, 12])
+def test_one_slow_and_one_dead_are_told_apart(nodes: int) -> None:
+    complaints = found(nodes, {1: math.inf, 2: 2.0})
+    assert sorted(complaints) == [1, 2]
+    assert complaints[1] == "no all-reduce with it came to an end"
+    assert complaints[2] == "an all-reduce with it takes 2.00 s, 0.01 s is usual"
 
 
 def test_of_two_alone_either_may_be_the_dead_one() -> None:
     assert sorted(found(2, {1: math.inf})) == [0, 1]
 
 
-def test_the_second_round_parts_a_pair_that_failed() -> None:
-    first = play(first_pairs(6), {4: math.inf})
-    second = second_pairs(6, first)
-    assert (4, 5) not in second
-    assert (5, 4) not in second
-    assert sorted(number for pair in second for number in pair) == list(range(6))
+@pytest.mark.parametrize("nodes", range(3, 18))
+def test_no_pair_meets_twice(nodes: int) -> None:
+    for bad in range(nodes):
+        first = play(first_pairs(nodes), {bad: math.inf})
+        second = second_pairs(nodes, first)
+        assert not {frozenset(pair) for pair in first.seconds} & {frozenset(p) for p in second}
+        players = [number for pair in second for number in pair]
+        assert len(players) == len(set(players)) == nodes - nodes % 2
 
 
 def test_who_sat_out_is_tested_in_the_second_round() -> None:
