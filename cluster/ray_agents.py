@@ -59,8 +59,8 @@ def check_room(room: Room) -> None:
     usable = [node for node in fit if node["NodeManagerAddress"] not in room.without]
     if len(usable) < room.nodes:
         raise ValueError(
-            f"the recipe asks for {room.nodes} nodes with {_spelt(room.bundle)} each, this Ray has "
-            f"{len(usable)} of its {len(alive)}: set ranks.nodes and ranks.per_node"
+            f"the recipe asks for nodes with {_spelt(room.bundle)}: {room.nodes} of them, and of "
+            f"this Ray's {len(alive)} nodes {len(usable)} will do; set ranks.nodes, ranks.per_node"
         )
 
 
@@ -126,7 +126,7 @@ def _actors(room: Room) -> Iterator[list[Any]]:
     )
     try:
         while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
-            print(f"waiting for {room.nodes} nodes with {_spelt(room.bundle)} each", flush=True)
+            print(f"waiting until {room.nodes} nodes have {_spelt(room.bundle)} free", flush=True)
         yield [
             ray.remote(NodeAgent)
             .options(
@@ -154,4 +154,4 @@ def _fits(resources: Mapping[str, float], bundle: Mapping[str, float]) -> bool:
 
 
 def _spelt(bundle: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
+    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())

@@ -11,6 +11,7 @@ from cluster.rendezvous import (
     await_address,
     free_port,
     local_node,
+    node_of,
     publish_address,
     slurm_node,
 )
@@ -73,6 +74,13 @@ def test_other_nodes_read_what_the_first_published(tmp_path: Path) -> None:
 def test_a_first_node_that_never_speaks_is_a_fault_of_the_machine(tmp_path: Path) -> None:
     with pytest.raises(MachineFault, match="the first node published no address"):
         await_address(RunFolder(tmp_path).attempt(0), wait_s=0.1)
+
+
+def test_nodes_may_be_known_by_their_addresses_alone() -> None:
+    node = node_of(["10.0.0.1", "10.0.0.2"], 1, ranks=8)
+    assert (node.name, node.nodes, node.address) == ("10.0.0.2", 2, "10.0.0.1")
+    with pytest.raises(ValueError, match="--node 2 is none of the 2 hosts, counted from 0"):
+        node_of(["10.0.0.1", "10.0.0.2"], 2, ranks=8)
 
 
 def test_a_job_without_gpus_is_told_so() -> None:

@@ -140,9 +140,11 @@ def test_room_that_a_cluster_will_never_have_is_not_waited_for(
     nodes = [node("n1", 8), node("n2", 8), node("n3", 4), node("n4", 8, alive=False)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     check_room(Room(nodes=2, ranks=8, on_gpus=True))
-    with pytest.raises(ValueError, match="3 nodes with 8 CPUs and 8 GPUs each, this Ray has 2"):
+    with pytest.raises(
+        ValueError, match="with 8 CPU and 8 GPU: 3 of them, and of this Ray's 3 nodes 2 will"
+    ):
         check_room(Room(nodes=3, ranks=8, on_gpus=True))
-    with pytest.raises(ValueError, match="this Ray has 1 of its 3"):
+    with pytest.raises(ValueError, match="this Ray's 3 nodes 1 will do"):
         check_room(Room(nodes=2, ranks=8, on_gpus=True, without=("n1",)))
 
 
