@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ MAX_FOLDER_BYTES = 512 << 20
 # Where models lie, if not at their usual place. Of the environment nothing else goes along.
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+ENDS_S = 30.0  # for a driver without a farm to leave Ray
+LOOK_EVERY_S = 0.2
 
 
 def submit_run(recipe: Recipe, root: Path) -> str:
@@ -43,7 +46,9 @@ def submit(run: RunFolder, client: Any) -> str:
     job = state.get("ray_job")
     status = _status(client, job["id"]) if job else None
     if job and status and not status.startswith(ENDED):
-        return str(job["id"])
+        if state["outcome"] is None:
+            return str(job["id"])
+        _await_end(client, job["id"])
     if job is None or status or has_begun(state):
         job = {"id": f"{run.root.name}-{secrets.token_hex(4)}"}
     write_json(run.state, {**state, "ray_job": job, "outcome": None})
@@ -114,6 +119,18 @@ def _submit(run: RunFolder, client: Any, job: str) -> None:
             f"Ray did not take the job: {_one_line(error)}; `letterpress resume {run.root}` looks "
             "whether it did, and submits it if not"
         ) from None
+
+
+def _await_end(client: Any, job: str) -> None:
+    """Wait until a job has ended whose run has: its driver has the last word in state.json."""
+    deadline = time.monotonic() + ENDS_S
+    while not (_status(client, job) or ENDED[0]).startswith(ENDED):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"Ray job {job} still scores what was published: try again when it is done, or end "
+                f"it by `ray job stop {job}`"
+            )
+        time.sleep(LOOK_EVERY_S)
 
 
 def _status(client: Any, job: str) -> str | None:

@@ -93,24 +93,25 @@ def test_a_recipe_is_submitted_stopped_and_resumed_as_a_job_of_ray(
     dashboard: str, checkout: Path, tmp_path: Path, train_keys: dict[str, Any]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    train = train_keys | {"steps": 80, "save_every": 80, "preview": None}
-    recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 1}}))
+    train = train_keys | {"steps": 60, "save_every": 60, "preview": None}
+    recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 2}}))
     run = RunFolder(checkout / "runs" / "on-ray")
+    name = str(run.root)
 
     letterpress(dashboard, checkout, "submit", str(recipe), "--on", "ray")
     first = run.attempt(0)
     wait_until(lambda: len(read_events(first, "step")) > 1, 120)
-    assert "RUNNING" in letterpress(dashboard, checkout, "status", str(run.root))
-    letterpress(dashboard, checkout, "stop", str(run.root))
+    letterpress(dashboard, checkout, "stop", name)
     wait_until(lambda: read_json(run.state)["outcome"] == "stopped", 60)
     (saved, _), *_ = published_steps(run.checkpoints)
 
-    letterpress(dashboard, checkout, "resume", str(run.root))
+    letterpress(dashboard, checkout, "resume", name)
+    assert read_json(run.state)["ray_job"]["id"] in letterpress(dashboard, checkout, "status", name)
     wait_until(lambda: read_json(run.state)["outcome"] == "done", 120)
     steps = [event["step"] for event in read_events(run.attempt(1), "step")]
-    assert steps == list(range(saved + 1, 81))
+    assert steps == list(range(saved + 1, 61))
     (record,) = run.attempt(1).node_records()
-    assert [rank["exit_code"] for rank in record["ranks"]] == [0]
+    assert [rank["exit_code"] for rank in record["ranks"]] == [0, 0]
     jobs = [attempt["job"] for attempt in read_json(run.state)["attempts"]]
     assert len(set(jobs)) == 2
 

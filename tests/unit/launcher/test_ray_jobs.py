@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from cluster import ray_agents
-from cluster.exit_codes import MachineFault
+from cluster.exit_codes import ExitCode, MachineFault
 from cluster.ray_agents import Room, agent_command, check_room
 from cluster.run_folder import RunFolder, read_json
-from cluster.state import begin_attempt
+from cluster.state import begin_attempt, end_run
 from launcher import ray_jobs
 from launcher.freeze import freeze
 from launcher.ray_jobs import check_folder, connect, submit, submit_run
@@ -90,6 +90,18 @@ def test_a_run_whose_job_has_ended_gets_a_new_one(run: RunFolder) -> None:
     ray.jobs[first] = Info(Status.FAILED, "the driver died")
     assert submit(run, ray) != first
     assert len(ray.jobs) == 2
+
+
+def test_a_job_whose_farm_still_scores_is_not_followed_by_another(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "ENDS_S", 0.1)
+    ray = FakeRay()
+    begin_attempt(run, backend="ray", job=submit(run, ray))
+    end_run(run, ExitCode.STOPPED)
+    with pytest.raises(ValueError, match="still scores what was published: try again"):
+        submit(run, ray)
+    assert len(ray.jobs) == 1
 
 
 def test_a_job_that_a_restarted_ray_has_forgotten_is_not_waited_for(run: RunFolder) -> None:
