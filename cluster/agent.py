@@ -1,4 +1,4 @@
-"""One agent per node: starts a rank per GPU, watches them, and records how each ended.
+"""One agent per node: looks whether it can, starts a rank per GPU, watches, records how each ended.
 
     python -m cluster.agent --run RUN --attempt N (--ranks K | --slurm) -- python -m trainer …
 
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,9 @@ from cluster.fence import Fence
 from cluster.hang import explain_hang
 from cluster.leftovers import mark_of, sweep
 from cluster.oom_kills import oom_kills
+from cluster.preflight.check import Check
+from cluster.preflight.participant import Participant
+from cluster.preflight.preflight import preflight
 from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
 from cluster.rendezvous import (
@@ -34,6 +37,7 @@ from cluster.rendezvous import (
     await_address,
     cores,
     local_node,
+    node_of,
     publish_address,
     slurm_node,
 )
@@ -85,11 +89,18 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--ranks", type=int, help="this machine alone, with so many ranks")
+    where.add_argument("--ranks", type=int, help="so many ranks, on this machine alone")
     where.add_argument("--slurm", action="store_true", help="a node of a SLURM job")
+    parser.add_argument("--hosts", nargs="+", help="with --ranks: all nodes, by their addresses")
+    parser.add_argument("--node", type=int, default=0, help="which of --hosts this one is")
     parser.add_argument("command", nargs="+", help="what each rank runs, after --")
     arguments = parser.parse_args()
-    node = slurm_node(os.environ) if arguments.slurm else local_node(arguments.ranks)
+    if arguments.slurm:
+        node = slurm_node(os.environ)
+    elif arguments.hosts:
+        node = node_of(arguments.hosts, arguments.node, arguments.ranks)
+    else:
+        node = local_node(arguments.ranks)
     code = run_node(RunFolder(arguments.run), arguments.attempt, node, arguments.command)
     # Else srun would kill the nodes that still save. The record tells of the stop.
     return ExitCode.DONE if arguments.slurm and code == ExitCode.STOPPED else code
@@ -115,6 +126,9 @@ def run_node(
         meeting = await_address(attempt)
     fence = Fence(run, attempt_number)
     with _signals(fence) as asked:
+        failed = preflight(Participant(node=node, attempt=attempt), *meeting)
+        if failed:
+            return _end_before_start(attempt, node, started, failed)
         ranks = _start(run, attempt, node, command, meeting)
         hangs = HangWatch(run, attempt, node.numbers, limits)
         ending = _watch(ranks, asked, Lookout(fence=fence, attempt=attempt, hangs=hangs))
@@ -168,6 +182,16 @@ def rank_environment(node: Node, local_rank: int, address: str, port: int) -> di
         "MASTER_PORT": str(port),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _end_before_start(
+    attempt: AttemptFolder, node: Node, started: float, failed: Check
+) -> ExitCode:
+    """Record that preflight let no rank start, and which nodes are to blame."""
+    record = {"node": node.number, "host": node.name, "ranks": [], "first_failed_rank": None}
+    ending = {"started": started, "ended": time.time(), "exit_code": int(failed.code)}
+    write_json(attempt.node_record(node.name), {**ending, **record, "failed_check": asdict(failed)})
+    return failed.code
 
 
 def _watch(ranks: Sequence[Rank], asked: Asked, lookout: Lookout) -> Ending:

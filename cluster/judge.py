@@ -60,6 +60,18 @@ def _ended_well(evidence: Evidence) -> Iterator[Verdict]:
     yield Verdict(cause=Cause.STOPPED, evidence="every rank ended with exit code 85")
 
 
+def _preflight(evidence: Evidence) -> Iterator[Verdict]:
+    """What was wrong before any rank started."""
+    for record in evidence.records:
+        check = record.get("failed_check")
+        if check:
+            yield Verdict(
+                cause=Cause.HARDWARE if check["hosts"] else Cause.USER_ERROR,
+                node=next(iter(check["hosts"]), None),
+                evidence=f"{check['name']}: {check['line']} (preflight.json)",
+            )
+
+
 def _hang(evidence: Evidence) -> Iterator[Verdict]:
     """What an agent saw: ranks that live, and whose heartbeats stand still."""
     for record in evidence.records:
@@ -165,6 +177,7 @@ def _launcher(evidence: Evidence) -> Iterator[Verdict]:
 
 WITNESSES: tuple[Callable[[Evidence], Iterator[Verdict]], ...] = (
     _ended_well,
+    _preflight,
     _hang,
     _killed_for_memory,
     _told_the_cause,

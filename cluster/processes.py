@@ -19,11 +19,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_session(
-    command: Sequence[str], *, log: Path | None, env: Mapping[str, str], cwd: Path
+    command: Sequence[str],
+    *,
+    log: Path | None,
+    env: Mapping[str, str],
+    cwd: Path,
+    talks: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own: our terminal's signals do not reach it.
 
-    If we die, however we die, the kernel kills it. Its output goes to the end of `log`.
+    If we die, however we die, the kernel kills it. Its output goes to the end of `log`; of one that
+    `talks` only its errors, for its input and output are pipes to us.
     """
     parent = os.getpid()
 
@@ -42,9 +48,9 @@ def start_session(
             command,
             env=env,
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talks else output,
+            stderr=output,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Node:
     """The first node's, as the others reach it."""
     ranks: int
     """Ranks per node."""
+    hosts: tuple[str, ...] = ()
+    """All of the attempt, by number; left out where there is one."""
 
     @property
     def numbers(self) -> range:
@@ -44,6 +46,20 @@ def local_node(ranks: int) -> Node:
     return Node(name=socket.gethostname(), number=0, nodes=1, address="127.0.0.1", ranks=ranks)
 
 
+def node_of(hosts: Sequence[str], number: int, ranks: int) -> Node:
+    """One of several nodes that are known by their addresses."""
+    if not 0 <= number < len(hosts):
+        raise ValueError(f"--node {number} is none of the {len(hosts)} hosts, counted from 0")
+    return Node(
+        name=hosts[number],
+        number=number,
+        nodes=len(hosts),
+        address=hosts[0],
+        ranks=ranks,
+        hosts=tuple(hosts),
+    )
+
+
 def slurm_node(environment: Mapping[str, str]) -> Node:
     """This node of a SLURM job with one task per node; a rank for each of its GPUs."""
     try:
@@ -54,6 +70,7 @@ def slurm_node(environment: Mapping[str, str]) -> Node:
             nodes=int(environment["SLURM_JOB_NUM_NODES"]),
             address=hosts[0],
             ranks=int(environment["SLURM_GPUS_ON_NODE"]),
+            hosts=tuple(hosts),
         )
     except KeyError as error:
         raise ValueError(
@@ -70,8 +87,11 @@ def expand_hosts(nodelist: str) -> list[str]:
 
 
 def publish_address(attempt: AttemptFolder, node: Node, key: str) -> tuple[str, int]:
-    """Choose a port on the first node and let the other nodes know it."""
-    port = free_port(key)
+    """Choose a port on the first node and let the other nodes know it.
+
+    Ranks of an earlier attempt that still look for each other find nobody: each has its own port.
+    """
+    port = free_port(f"{key}:{attempt.number}")
     write_json(attempt.rendezvous, {"address": node.address, "port": port})
     return node.address, port
 
@@ -81,7 +101,10 @@ def await_address(attempt: AttemptFolder, wait_s: float = WAIT_S) -> tuple[str, 
     deadline = time.monotonic() + wait_s
     while not attempt.rendezvous.exists():
         if time.monotonic() > deadline:
-            raise MachineFault(f"the first node published no address in {wait_s:.0f} s")
+            raise MachineFault(
+                f"the first node published no address in {wait_s:.0f} s: {attempt.root} must be on "
+                "storage that all nodes share"
+            )
         time.sleep(POLL_S)
     meeting = read_json(attempt.rendezvous)
     return meeting["address"], meeting["port"]
@@ -94,7 +117,9 @@ def free_port(key: str) -> int:
     """
     first, last = FIRST_PORT, min(LAST_PORT, _first_ephemeral_port() - 1)
     if last <= first:
-        first, last = 1024, _first_ephemeral_port() - 1
+        first = 1024
+    if last <= first:  # a site that hands out all of them: the test below must do
+        first, last = FIRST_PORT, LAST_PORT
     start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
     for offset in range(last - first + 1):
         port = first + (start + offset) % (last - first + 1)
@@ -104,11 +129,13 @@ def free_port(key: str) -> int:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
+    """Whether one can listen there, at IPv4 and at IPv6: torch does at both."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError:
+        return False
     return True
 
 

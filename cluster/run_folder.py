@@ -111,6 +111,15 @@ class AttemptFolder:
         self.farm_log = root / "farm.log"
         self.rendezvous = root / "rendezvous.json"
         self.hang = root / "hang.json"
+        self.preflight = root / "preflight.json"
+
+    def preflight_of(self, host: str) -> Path:
+        """What a node found out about itself before the attempt."""
+        return self.root / f"preflight-{host}.json"
+
+    def preflight_log(self, host: str) -> Path:
+        """What a node's all-reduces printed before the attempt."""
+        return self.root / f"preflight-{host}.log"
 
     def node_record(self, host: str) -> Path:
         """How each rank of one node ended."""

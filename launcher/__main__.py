@@ -16,7 +16,7 @@ from cluster.run_folder import AttemptFolder, RunFolder, read_json
 from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
-from launcher.run_state import is_on_slurm, run_state
+from launcher.run_state import is_on_ray, is_on_slurm, run_state
 from launcher.status import own_command
 
 RUNS = Path("runs")
@@ -25,7 +25,6 @@ PLAN_NUMBERS = (
     "nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s", "node_gbit_per_s",
     "price_per_gpu_hour",
 )  # fmt: skip
-BACKENDS = ("local", "slurm")
 FOLLOW_EVERY_S = 0.5
 RESUME_HINTS = {
     "starting": "`letterpress status` says how far it is",
@@ -39,6 +38,7 @@ DESCRIPTION = """\
 Fine-tune text-to-image models and score every checkpoint while training goes on.
 
   letterpress submit recipes/mini.yaml            train and score on this machine; Ctrl-C saves
+  letterpress submit recipes/mini.yaml --on ray   the same as a job of the Ray at RAY_ADDRESS
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
   letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
   letterpress doctor recipes/mini.yaml            what this machine lacks for it, and what mends it
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     submit_parser = add("submit", submit)
     _recipe_arguments(submit_parser)
     submit_parser.add_argument(
-        "--on", default="local", help="where: local (this machine, the default) or slurm"
+        "--on", default="local", help="where: local (this machine, the default), slurm or ray"
     )
     submit_parser.add_argument("--dry-run", action="store_true", help="show, start nothing")
     plan_parser = add("plan", plan_command)
@@ -121,22 +121,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Train a recipe and score its checkpoints: here and now, or train it on SLURM."""
-    if arguments.on not in BACKENDS:
-        raise ValueError(f"--on {arguments.on} is not there: choose from {', '.join(BACKENDS)}")
-    on_slurm = arguments.on == "slurm"
-    recipe = _recipe(arguments, load_slurm_recipe if on_slurm else load_recipe)
+    """Train a recipe and score its checkpoints: here and now, on SLURM or on Ray."""
+    if arguments.on not in STARTS:
+        raise ValueError(f"--on {arguments.on} is not there: choose from {', '.join(STARTS)}")
+    recipe = _recipe(arguments, load_slurm_recipe if arguments.on == "slurm" else load_recipe)
     check_ranks(recipe)
-    if recipe.ranks.nodes != 1 and not on_slurm:
+    if recipe.ranks.nodes != 1 and arguments.on == "local":
         raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
     if arguments.dry_run:
-        _show(recipe, on_slurm=on_slurm)
+        _show(recipe, arguments.on)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
     if arguments.dry_run:
         return ExitCode.DONE
-    root = RUNS / recipe.name
-    return _queue(recipe, root) if on_slurm else _run_here(recipe, freeze(recipe, root))
+    return STARTS[arguments.on](recipe, RUNS / recipe.name)
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -180,8 +178,14 @@ def resume(arguments: argparse.Namespace) -> int:
         from launcher.slurm import resume_job
 
         print(resume_job(run, is_queued=state == "queued"))
-        return ExitCode.DONE
-    return _run_here(build(Recipe, read_yaml(run.recipe)), run)
+    elif is_on_ray(read_json(run.state)):
+        from launcher.ray_jobs import connect
+        from launcher.ray_jobs import submit as submit_job
+
+        print(f"{run.root.name} goes on as Ray job {submit_job(run, connect())}")
+    else:
+        return _run_here(build(Recipe, read_yaml(run.recipe)), run)
+    return ExitCode.DONE
 
 
 def freeze_command(arguments: argparse.Namespace) -> int:
@@ -248,6 +252,11 @@ def stop(arguments: argparse.Namespace) -> int:
     """Ask a run to save at its next step and end; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
     state = run_state(run)
+    if state == "queued" and is_on_ray(read_json(run.state)):
+        from launcher.ray_jobs import stop_waiting_job
+
+        print(stop_waiting_job(run))
+        return ExitCode.DONE
     if state in ("queued", "starting"):
         raise ValueError(
             f"{arguments.run} is {state}: `{own_command()} cancel {arguments.run}` ends its job"
@@ -325,15 +334,16 @@ def _all_there(recipe: Recipe) -> bool:
     return not missing
 
 
-def _show(recipe: Recipe, *, on_slurm: bool) -> None:
+def _show(recipe: Recipe, on: str) -> None:
     """What would run: the job's script, or the recipe with every default spelled out."""
     root = (RUNS / recipe.name).absolute()
-    if on_slurm:
+    if on == "slurm":
         from launcher.slurm import job_script
 
         print(job_script(recipe, root), end="", flush=True)
     else:
-        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on this machine")
+        where = f"each of {recipe.ranks.nodes} nodes of Ray" if on == "ray" else "this machine"
+        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on {where}")
         print(to_yaml(recipe), end="", flush=True)
 
 
@@ -347,6 +357,14 @@ def _queue(recipe: Recipe, root: Path) -> int:
     return ExitCode.DONE
 
 
+def _submit_to_ray(recipe: Recipe, root: Path) -> int:
+    from launcher.ray_jobs import submit_run
+
+    job = submit_run(recipe, root.absolute())
+    print(f"submitted as Ray job {job}; `{own_command()} status {root}` says how it goes")
+    return ExitCode.DONE
+
+
 def _run_here(recipe: Recipe, run: RunFolder) -> int:
     from launcher.local import run_here
     from launcher.status import results_and_places
@@ -355,6 +373,13 @@ def _run_here(recipe: Recipe, run: RunFolder) -> int:
     if code in (ExitCode.DONE, ExitCode.STOPPED):
         print(results_and_places(run))
     return code
+
+
+def _start_here(recipe: Recipe, root: Path) -> int:
+    return _run_here(recipe, freeze(recipe, root))
+
+
+STARTS = {"local": _start_here, "slurm": _queue, "ray": _submit_to_ray}
 
 
 def _print_logs(attempt: AttemptFolder, arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from cluster.processes import is_alive
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm_queue import Queue, QueuedJob, look_up
+from launcher.ray_jobs import has_begun
 
 SILENT_S = 60.0
 
@@ -21,6 +22,8 @@ def run_state(run: RunFolder) -> str:
         return str(state["outcome"])
     if slurm_job(state):
         return _state_on_slurm(run, state)
+    if is_on_ray(state) and not has_begun(state):
+        return "queued"
     if not state["attempts"]:
         return "new"
     if _is_running(run, state["attempts"][-1]):
@@ -28,6 +31,11 @@ def run_state(run: RunFolder) -> str:
             return "restarting"
         return "stopping" if run.stop_request.exists() else "running"
     return "lost"
+
+
+def is_on_ray(state: dict[str, Any]) -> bool:
+    """Whether a run was last submitted to Ray."""
+    return "ray_job" in state
 
 
 def is_on_slurm(state: dict[str, Any]) -> bool:

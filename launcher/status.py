@@ -10,7 +10,8 @@ from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.table import align, results_table
 from launcher.accounts import accounts_table
 from launcher.follow import progress_line
-from launcher.run_state import ask_slurm, main_beat, run_state, slurm_job
+from launcher.ray_jobs import job_line
+from launcher.run_state import ask_slurm, is_on_ray, main_beat, run_state, slurm_job
 
 
 def runs_below(folder: Path) -> list[RunFolder]:
@@ -44,6 +45,8 @@ def details(run: RunFolder) -> str:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
     lines += _slurm_lines(run, state)
+    if is_on_ray(state) and not state["outcome"]:
+        lines.append(f"job        {job_line(state)}")
     if number is not None:
         lines.append(f"attempt    {number}")
         lines.append(f"progress   {progress_line(run, run.attempt(number))}")

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.processes import kill_session, session_members
-from cluster.run_folder import RunFolder, read_json
-from tests.conftest import publish_lora_export, wait_until
+from cluster.run_folder import RunFolder, published_steps, read_json
+from tests.conftest import publish_lora_export, read_events, wait_until
 from trainer.data.build import build
 from trainer.data.config import DataConfig, WordsConfig
 
@@ -86,6 +87,47 @@ def test_samples_built_on_ray_are_those_built_in_one_process(
     one, other = (read_json(folder / "manifest.json") for folder in folders)
     assert one == other
     assert len([name for name in one["files"] if name.endswith(".tar")]) == 3
+
+
+def test_a_recipe_is_submitted_stopped_and_resumed_as_a_job_of_ray(
+    dashboard: str, checkout: Path, tmp_path: Path, train_keys: dict[str, Any]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    train = train_keys | {"steps": 60, "save_every": 60, "preview": None}
+    recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 2}}))
+    run = RunFolder(checkout / "runs" / "on-ray")
+    name = str(run.root)
+
+    letterpress(dashboard, checkout, "submit", str(recipe), "--on", "ray")
+    first = run.attempt(0)
+    wait_until(lambda: len(read_events(first, "step")) > 1, 120)
+    letterpress(dashboard, checkout, "stop", name)
+    wait_until(lambda: read_json(run.state)["outcome"] == "stopped", 60)
+    (saved, _), *_ = published_steps(run.checkpoints)
+
+    letterpress(dashboard, checkout, "resume", name)
+    assert read_json(run.state)["ray_job"]["id"] in letterpress(dashboard, checkout, "status", name)
+    wait_until(lambda: read_json(run.state)["outcome"] == "done", 120)
+    steps = [event["step"] for event in read_events(run.attempt(1), "step")]
+    assert steps == list(range(saved + 1, 61))
+    (record,) = run.attempt(1).node_records()
+    assert [rank["exit_code"] for rank in record["ranks"]] == [0, 0]
+    jobs = [attempt["job"] for attempt in read_json(run.state)["attempts"]]
+    assert len(set(jobs)) == 2
+
+
+def letterpress(dashboard: str, checkout: Path, *arguments: str) -> str:
+    """What a command of the launcher prints, on this Ray."""
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", *arguments],
+        cwd=checkout,
+        env={**ENVIRONMENT, "RAY_ADDRESS": dashboard},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def submit(dashboard: str, checkout: Path, *command: str) -> None:

@@ -206,3 +206,36 @@ def test_a_mistake_ends_the_job_with_its_line(cluster: Cluster) -> None:
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.BAD_INPUT)}:0")
     printed = (cluster.checkout / f"slurm-{number}.out").read_text()
     assert printed == "error: train.stpes is not a key: did you mean train.steps?\n"
+
+
+def test_a_node_with_another_environment_ends_the_job_before_a_rank_starts(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    # On the second node another torch comes first, as far as its metadata tell.
+    other = tmp_path / "other" / "torch-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    python = tmp_path / "python"
+    change = f'[ "$SLURM_NODEID" = 0 ] || export PYTHONPATH={other.parent}'
+    python.write_text(f'#!/bin/sh\n{change}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    run = RunFolder(tmp_path / "run")
+    agent = ["-m", "cluster.agent", "--run", str(run.root), "--attempt", str(run.begin_attempt())]
+    started = run.root / "started"
+    done = subprocess.run(
+        [
+            *("srun", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=a100:1", str(python)),
+            *(*agent, "--slurm", "--", "touch", str(started)),
+        ],
+        cwd=cluster.checkout,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode != 0
+    assert "error: preflight: versions: torch differs: " in done.stderr
+    assert "1.0 on 127.0.0.12: use one environment" in done.stderr
+    records = run.attempt(0).node_records()
+    assert [record["exit_code"] for record in records] == [ExitCode.BAD_INPUT] * 2
+    assert not started.exists()

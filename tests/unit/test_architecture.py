@@ -40,8 +40,10 @@ def test_imports_point_down_only(package: str) -> None:
                 )
 
 
-@pytest.mark.parametrize("module", ["launcher.__main__", "launcher.local", "launcher.status"])
-def test_the_launcher_starts_without_torch(module: str) -> None:
+@pytest.mark.parametrize(
+    "module", ["launcher.__main__", "launcher.local", "launcher.status", "cluster.agent"]
+)
+def test_launcher_and_agent_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({TORCH!r} & set(sys.modules)))"
     command = [sys.executable, "-c", code]
     loaded = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)

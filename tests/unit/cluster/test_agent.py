@@ -10,6 +10,7 @@ from cluster import agent
 from cluster.agent import rank_environment, run_node
 from cluster.ending import Ending, exit_code
 from cluster.exit_codes import ExitCode
+from cluster.preflight.check import Check
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.silence import Silence
@@ -145,3 +146,22 @@ def test_a_rank_that_fails_because_another_node_ended_its_hanging_ranks_is_part_
     (record,) = run.attempt(number).node_records()
     assert (record["hang"]["silent_s"], record["hang"]["limit_s"]) == (400.0, 300.0)
     assert record["ranks"][0]["first_error"] == "RuntimeError: connection closed by peer"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "code"), [(("n7",), ExitCode.RETRY_ELSEWHERE), ((), ExitCode.BAD_INPUT)]
+)
+def test_no_rank_starts_where_preflight_fails_and_the_record_names_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...], code: ExitCode
+) -> None:
+    failed = Check(name="GPUs", verdict="fails", line="n7: 7 of 8 GPUs are there", hosts=hosts)
+    monkeypatch.setattr(agent, "preflight", lambda *_: failed)
+    run = RunFolder(tmp_path)
+    number = run.begin_attempt()
+    started = tmp_path / "started"
+    assert run_node(run, number, local_node(ranks=2), ["touch", str(started)]) == code
+    assert not started.exists()
+    (record,) = run.attempt(number).node_records()
+    assert record["failed_check"]["hosts"] == list(hosts)
+    assert record["ranks"] == []
+    assert summed_up(run, number) == code

@@ -151,6 +151,22 @@ def test_an_attempt_that_started_no_rank_is_judged_by_the_launcher_s_code(run: R
     assert judge(run, 0, code=75).cause == Cause.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("hosts", "cause", "node"), [(["n2"], Cause.HARDWARE, "n2"), ([], Cause.USER_ERROR, None)]
+)
+def test_what_preflight_found_is_believed_before_the_nodes_that_did_not_start(
+    run: RunFolder, hosts: list[str], cause: Cause, node: str | None
+) -> None:
+    check = {"name": "GPUs", "line": "n2: 7 of 8 are there", "hosts": hosts}
+    write_json(
+        run.attempt(0).node_record("n1"),
+        {"host": "n1", "ended": 1.0, "exit_code": 75, "ranks": [], "failed_check": check},
+    )
+    verdict = judge(run, 0, SchedulerFacts(hosts=("n1", "n2")))
+    assert (verdict.cause, verdict.node) == (cause, node)
+    assert verdict.evidence == "GPUs: n2: 7 of 8 are there (preflight.json)"
+
+
 def test_verdict_decision_and_step_lie_in_the_state_of_the_run(run: RunFolder) -> None:
     record(run, "n1", 75, r0=-9)
     write_json(run.checkpoint(40) / "manifest.json", {"files": {}})

@@ -11,6 +11,7 @@ from cluster.rendezvous import (
     await_address,
     free_port,
     local_node,
+    node_of,
     publish_address,
     slurm_node,
 )
@@ -30,6 +31,40 @@ def test_a_port_that_is_taken_is_not_chosen() -> None:
         assert free_port("a run") != port
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_port_that_is_taken_at_ipv6_alone_is_not_chosen() -> None:
+    port = free_port("a run")
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", port))
+        taken.listen()
+        assert free_port("a run") != port
+
+
+@pytest.mark.parametrize(
+    ("handed_out", "first", "last"),
+    [
+        ("32768\t60999", rendezvous.FIRST_PORT, rendezvous.LAST_PORT),
+        ("9000 65535", 1024, 8999),
+        ("1024 65535", rendezvous.FIRST_PORT, rendezvous.LAST_PORT),
+    ],
+)
+def test_a_site_may_hand_out_other_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handed_out: str, first: int, last: int
+) -> None:
+    ports = tmp_path / "ip_local_port_range"
+    ports.write_text(handed_out)
+    monkeypatch.setattr(rendezvous, "EPHEMERAL_RANGE", ports)
+    assert first <= free_port("a run") <= last
+
+
+def test_attempts_meet_at_ports_of_their_own(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    node = local_node(ranks=1)
+    one, other = (publish_address(run.attempt(number), node, "a run")[1] for number in (0, 1))
+    assert one != other
+
+
 def test_other_nodes_read_what_the_first_published(tmp_path: Path) -> None:
     attempt = RunFolder(tmp_path).attempt(0)
     published = publish_address(attempt, local_node(ranks=2), key="a run")
@@ -39,6 +74,13 @@ def test_other_nodes_read_what_the_first_published(tmp_path: Path) -> None:
 def test_a_first_node_that_never_speaks_is_a_fault_of_the_machine(tmp_path: Path) -> None:
     with pytest.raises(MachineFault, match="the first node published no address"):
         await_address(RunFolder(tmp_path).attempt(0), wait_s=0.1)
+
+
+def test_nodes_may_be_known_by_their_addresses_alone() -> None:
+    node = node_of(["10.0.0.1", "10.0.0.2"], 1, ranks=8)
+    assert (node.name, node.nodes, node.address) == ("10.0.0.2", 2, "10.0.0.1")
+    with pytest.raises(ValueError, match="--node 2 is none of the 2 hosts, counted from 0"):
+        node_of(["10.0.0.1", "10.0.0.2"], 2, ranks=8)
 
 
 def test_a_job_without_gpus_is_told_so() -> None:

@@ -73,7 +73,7 @@ def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> Non
 def test_a_backend_that_is_not_there_says_what_is() -> None:
     done = letterpress("submit", MINI, "--on", "moon")
     assert done.returncode == ExitCode.BAD_INPUT
-    assert done.stderr == "error: --on moon is not there: choose from local, slurm\n"
+    assert done.stderr == "error: --on moon is not there: choose from local, slurm, ray\n"
 
 
 def test_a_dry_run_on_slurm_prints_the_script_and_needs_no_slurm(tmp_path: Path) -> None:

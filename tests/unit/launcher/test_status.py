@@ -9,7 +9,7 @@ from launcher.status import details
 
 def test_a_rank_that_holds_up_the_others_is_named(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.recipe.write_text("{}")
+    run.recipe.write_text("train: {device: cpu}")
     write_json(run.state, new_state({"git": None}))
     attempt = run.attempt(begin_attempt(run))
     beat = {"rank": 0, "phase": "train", "step": 50, "steps": 100, "time": 0.0}

@@ -1,0 +1,10 @@
+"""How long preflight waits for what: a minute in all, where something is wrong."""
+
+# An NFS client may believe for 30 s (acdirmin) that there is no rendezvous.json yet.
+MEET_S = 35.0
+# Meeting takes a second or so, the all-reduces another on 1 Gb/s.
+ROUND_S = 8.0
+# For what is said to arrive.
+MARGIN_S = 2.0
+# What a node that is ready waits for the slowest to come, and for two rounds that it sits out.
+PATIENCE_S = MEET_S + 2 * (ROUND_S + 2 * MARGIN_S) + MARGIN_S
