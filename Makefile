@@ -35,7 +35,7 @@ demo: install ## fine-tune the mini model on two ranks while a Ray farm scores e
 	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
 
 test: install ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: install ## style and types
 	$(BIN)/ruff check .

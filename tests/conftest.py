@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
 RAY_TESTS = {"test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -n 2 --dist loadgroup` runs two files at a time, but one Ray."""
     for item in items:
