@@ -28,11 +28,12 @@ SUITE = "mini_spell"
 SEGMENTER = "assets/mini-segmenter.safetensors"
 NETWORKS = {"clip": "assets/mini/clip"}
 REWARD = {
-    "rewards": {"ocr": 1.0},
-    "watched": ["clip"],
-    "sampler_steps": 10,
+    "sampler": "dpmsolver++",
+    "sampler_steps": 5,
     "guidance": 3.0,
-    "grad_steps": 2,
+    # All of them at times (AlignProp): what letter stands where is decided in the first.
+    "least_grad_steps": 1,
+    "grad_steps": 5,
     "height": 32,
     "width": 96,
     "line": "whole",
@@ -51,7 +52,15 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
             "weigh_by_signal": True,
         },
     },
-    "ocr-reward": {"train.objective": {}, "train.reward": REWARD, "train.optim.lr": 5e-4},
+    "ocr-reward": {
+        "train.objective": {},
+        "train.reward": {"rewards": {"ocr": 1.0}, "watched": ["clip"], **REWARD},
+        "train.optim.lr": 2e-3,
+    },
+    "ocr-clip-reward": {
+        "train.objective": {},
+        "train.reward": {"rewards": {"ocr": 1.0, "clip": 0.1}, **REWARD},
+    },
 }
 
 
