@@ -55,9 +55,10 @@ def test_the_agents_of_two_nodes_agree_on_the_rank_that_sleeps(tmp_path: Path) -
     run = RunFolder(tmp_path)
     run.begin_attempt()
     command = steps_that_hang(run, "sleeps")
+    hosts = ("n1", "n2")
     first, second = (
-        Node(name=name, number=number, nodes=2, address="127.0.0.1", ranks=1)
-        for number, name in enumerate(("n1", "n2"))
+        Node(name=name, number=number, nodes=2, address="127.0.0.1", ranks=1, hosts=hosts)
+        for number, name in enumerate(hosts)
     )
     other = multiprocessing.get_context("spawn").Process(
         target=hang_of, args=(run, command, second)
