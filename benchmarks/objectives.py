@@ -136,10 +136,13 @@ def run_of(name: str) -> RunFolder:
 
 
 def minutes_of(name: str) -> float:
-    """Between the first step of a run and its last, on the clock on the wall."""
-    events = [json.loads(line) for line in run_of(name).attempt(0).events.read_text().splitlines()]
-    times = [event["time"] for event in events if event["event"] == "step"]
-    return round((times[-1] - times[0]) / 60, 1)
+    """From the first step of each attempt to its last, on the clock on the wall."""
+    seconds = 0.0
+    for path in sorted(run_of(name).attempts.glob("*/events.jsonl")):
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        times = [event["time"] for event in events if event["event"] == "step"]
+        seconds += times[-1] - times[0]
+    return round(seconds / 60, 1)
 
 
 def start(command: list[str]) -> None:
