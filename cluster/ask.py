@@ -16,6 +16,8 @@ class Answer:
     text: str | None = None
     silence: str = ""
     """Why there is no text: it is not here, it failed, it took too long."""
+    timed_out: bool = False
+    """That it took too long."""
 
 
 def ask(
@@ -46,7 +48,7 @@ def ask(
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=REAP_S)
-        return Answer(silence=f"{name} gave no answer in {timeout_s:g} s")
+        return Answer(silence=f"{name} gave no answer in {timeout_s:g} s", timed_out=True)
     if process.returncode:
         words = (complained.strip() or printed.strip() or "it said nothing").splitlines()
         return Answer(silence=f"{name}: {words[-1].removeprefix(f'{name}:').strip()}")

@@ -5,12 +5,11 @@ GPU through the link between the sockets, and so do the processes that read its 
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.exit_codes import MachineFault
+from cluster.nvidia_smi import ask_nvidia_smi, rows_of
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 NVIDIA_SMI_TIMEOUT_S = 60.0
@@ -22,29 +21,20 @@ def cores_of_ranks(ranks: int, environment: Mapping[str, str]) -> list[set[int]]
     That is where a rank has no GPU of its own, and where all cores are beside all of them.
     """
     mine = os.sched_getaffinity(0)
-    gpus = _visible(_gpus(environment), environment.get("CUDA_VISIBLE_DEVICES"))
+    gpus = _visible(_gpus(), environment.get("CUDA_VISIBLE_DEVICES"))
     if len(gpus) < ranks:
         return None
     beside = [_cores_beside(gpu) & mine for gpu in gpus[:ranks]]
     return beside if all(beside) and any(cores != mine for cores in beside) else None
 
 
-def _gpus(environment: Mapping[str, str]) -> list[str]:
+def _gpus() -> list[str]:
     """The PCI addresses of the GPUs, in the order in which CUDA counts equal ones."""
-    tool = shutil.which("nvidia-smi", path=environment.get("PATH"))
-    if tool is None:
-        return []
-    command = [tool, "--query-gpu=pci.bus_id", "--format=csv,noheader"]
-    try:
-        asked = subprocess.run(
-            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise MachineFault(
-            f"nvidia-smi does not answer in {NVIDIA_SMI_TIMEOUT_S:.0f} s: the driver hangs"
-        ) from None
+    answer = ask_nvidia_smi("gpu", "pci.bus_id", timeout_s=NVIDIA_SMI_TIMEOUT_S)
+    if answer.timed_out:
+        raise MachineFault(f"{answer.silence}: the driver hangs")
     # It writes 00000000:07:00.0 where the kernel writes 0000:07:00.0.
-    return [line.strip().lower()[-12:] for line in asked.stdout.splitlines() if line.strip()]
+    return [address.lower()[-12:] for (address,) in rows_of(answer.text or "", columns=1)]
 
 
 def _visible(gpus: Sequence[str], visible: str | None) -> list[str]:

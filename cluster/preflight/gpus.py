@@ -1,12 +1,12 @@
 """What nvidia-smi says of the GPUs that this node may use."""
 
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.exit_codes import MachineFault
+from cluster.nvidia_smi import ask_nvidia_smi, mib_of, rows_of
 
 QUERY_TIMEOUT_S = 20.0  # without persistence mode the driver starts first, a second for each GPU
 SETTLE_S = 10.0  # what a killed process held is free again some seconds later
@@ -53,25 +53,28 @@ def visible_gpus(environment: Mapping[str, str]) -> list[Gpu]:
     """
     if shutil.which("nvidia-smi") is None:
         raise NoGpus("there is no nvidia-smi here")
-    cards = _query("gpu", "index,uuid,name,memory.used")
-    processes = _query("compute-apps", "gpu_uuid,pid,process_name")
+    cards = _table("gpu", "index,uuid,name,memory.used")
+    processes = _table("compute-apps", "gpu_uuid,pid,process_name")
     try:
         gpus = parse(cards, processes)
-    except ValueError:
-        raise MachineFault(f"nvidia-smi says what nobody can read: {cards.strip()!r}") from None
+    except ValueError as error:
+        raise MachineFault(str(error)) from None
     return select(gpus, environment.get("CUDA_VISIBLE_DEVICES"))
 
 
 def parse(cards: str, processes: str) -> list[Gpu]:
-    """The GPUs in nvidia-smi's two tables, which are CSV without a head and without units."""
-    users = [[field.strip() for field in line.split(",", 2)] for line in _lines(processes)]
-    gpus = []
-    for line in _lines(cards):
-        index, uuid, name, used = (field.strip() for field in line.split(","))
-        mine = tuple(f"{pid} {program}" for user, pid, program in users if user == uuid)
-        used_mib = int(used) if used.isdigit() else None  # "[N/A]" where memory is the host's
-        gpus.append(Gpu(index=int(index), uuid=uuid, name=name, used_mib=used_mib, processes=mine))
-    return gpus
+    """The GPUs in nvidia-smi's two tables."""
+    users = rows_of(processes, columns=3)
+    return [
+        Gpu(
+            index=int(index),
+            uuid=uuid,
+            name=name,
+            used_mib=mib_of(used),
+            processes=tuple(f"{pid} {program}" for user, pid, program in users if user == uuid),
+        )
+        for index, uuid, name, used in rows_of(cards, columns=4)
+    ]
 
 
 def select(gpus: Sequence[Gpu], visible: str | None) -> list[Gpu]:
@@ -89,17 +92,8 @@ def select(gpus: Sequence[Gpu], visible: str | None) -> list[Gpu]:
     ]
 
 
-def _query(table: str, columns: str) -> str:
-    command = ["nvidia-smi", f"--query-{table}={columns}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise MachineFault(f"nvidia-smi did not answer in {QUERY_TIMEOUT_S:.0f} s") from None
-    if done.returncode:
-        words = " ".join((done.stdout + done.stderr).split())
-        raise MachineFault(f"nvidia-smi failed: {words[:200]}")
-    return done.stdout
-
-
-def _lines(table: str) -> list[str]:
-    return [line for line in table.splitlines() if line.strip()]
+def _table(table: str, columns: str) -> str:
+    answer = ask_nvidia_smi(table, columns, timeout_s=QUERY_TIMEOUT_S)
+    if answer.text is None:
+        raise MachineFault(answer.silence)
+    return answer.text

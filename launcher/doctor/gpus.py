@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ask import Answer, ask
+from cluster.nvidia_smi import ask_nvidia_smi, mib_of, rows_of
 from launcher.doctor.finding import Finding, lacks, not_needed, ok
 from launcher.recipe import Recipe
 
@@ -37,8 +38,7 @@ class Gpu:
 
 def ask_gpus(timeout_s: float) -> Answer:
     """nvidia-smi's list of GPUs."""
-    query = [f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"]
-    return ask(["nvidia-smi", *query], timeout_s=timeout_s)
+    return ask_nvidia_smi("gpu", FIELDS, timeout_s=timeout_s)
 
 
 def ask_installed(timeout_s: float) -> Answer:
@@ -53,15 +53,10 @@ def ask_installed(timeout_s: float) -> Answer:
 
 def read_gpus(text: str) -> list[Gpu]:
     """The GPUs in nvidia-smi's answer."""
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line]
     return [
-        Gpu(name=name, memory_mib=_mib(memory), used_mib=_mib(used), driver=driver)
-        for name, memory, used, driver in rows
+        Gpu(name=name, memory_mib=mib_of(memory), used_mib=mib_of(used), driver=driver)
+        for name, memory, used, driver in rows_of(text, columns=4)
     ]
-
-
-def _mib(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
 
 
 def gpu_findings(
