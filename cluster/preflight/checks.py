@@ -21,7 +21,7 @@ SLOWER_THAN_OTHERS = 5
 SLOW_WRITE_S, SLOW_RENAME_S = 5.0, 1.0
 # The earliest of the nodes' records says why an attempt failed (cluster/state.py).
 SKEW_WARNS_S = 1.0
-# A run whose heartbeat is older than this is taken for dead (launcher/status.py).
+# A run whose heartbeat is older than this is taken for dead (launcher/run_state.py).
 SKEW_FAILS_S = 60.0
 
 

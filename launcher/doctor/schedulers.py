@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cluster.ask import Answer, ask
 from cluster.exit_codes import MachineFault
 from cluster.ray_cluster import check_reachable
+from cluster.slurm_nodes import parse_gpus
 from launcher.doctor.finding import Finding, lacks, not_needed, ok
 from launcher.recipe import Recipe
 
@@ -59,7 +60,8 @@ def read_slurm(text: str) -> Slurm:
         partition = partitions.setdefault(name, Partition(time_limit=limit))
         partition.nodes += int(nodes)
         partition.up += 0 if state.startswith(GONE) or state.endswith("*") else int(nodes)
-        partition.gpus |= set(re.findall(r"gpu:((?:[^:,(]+:)?\d+)", gres))
+        gpus = parse_gpus(gres).items()
+        partition.gpus |= {f"{kind}:{count}" if kind else str(count) for kind, count in gpus}
         version = version_here if re.match(r"\d", version_here) else version
     return Slurm(version=version, partitions=partitions)
 
