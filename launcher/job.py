@@ -4,18 +4,18 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session, start_session
+from cluster.processes import kill_session
 from cluster.restart import Decision
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt
 from launcher.follow import Follower
+from launcher.programs import start_program
 
 LOOK_EVERY_S = 0.2
 GRACE_S = 20.0  # for Ray to end its processes
@@ -49,11 +49,8 @@ class Job:
         return decision
 
     def start(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
-        """Start a program of ours from the run's own copy of the code."""
-        environment = {**os.environ, "PYTHONPATH": str(self.run.code), "PYTHONUNBUFFERED": "1"}
-        process = start_session(
-            [sys.executable, "-m", *command], log=log, env=environment, cwd=self.run.code
-        )
+        """Start a program of the run's, which ends with us."""
+        process = start_program(self.run, command, log)
         self.processes.append(process)
         return process
 

@@ -7,6 +7,7 @@ from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import end_run
 from launcher.job import Job
+from launcher.programs import farm_of, sample_makers
 from launcher.recipe import Recipe
 
 
@@ -48,12 +49,11 @@ def _attempts(job: Job, recipe: Recipe) -> int:
 
 
 def _make_samples(job: Job, recipe: Recipe) -> int:
-    """Build the samples, and encode them if the recipe has a cache; once for all attempts."""
+    """Make the samples, once for all attempts."""
     code: int = ExitCode.DONE
-    for command in ("build", "encode") if recipe.train.data.cache else ("build",):
+    for command in sample_makers(recipe, job.run):
         if code == ExitCode.DONE and not job.samples_made:
-            maker = job.start(["trainer.data", command, "--config", str(job.run.recipe)], log=None)
-            code = job.wait(maker)
+            code = job.wait(job.start(command, log=None))
     job.samples_made = code == ExitCode.DONE
     return ExitCode.STOPPED if job.stops_asked else code
 
@@ -82,4 +82,4 @@ def see_to_the_farm(job: Job) -> None:
         log.symlink_to(Path("..") / earlier.relative_to(job.run.attempts))
         return
     job.farm_failed = False
-    job.farm = job.start(["evalfarm", "watch", "--run", str(job.run.root)], log=log)
+    job.farm = job.start(farm_of(job.run), log=log)

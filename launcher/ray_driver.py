@@ -7,17 +7,18 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.config import build, read_yaml
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session, start_session
+from cluster.processes import kill_session
 from cluster.program import run_program
 from cluster.ray_agents import Room, check_room, run_agents
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from cluster.verdict import SchedulerFacts
+from launcher.programs import farm_of, sample_makers, start_program
 from launcher.recipe import Recipe
 
 GRACE_S = 20.0  # for the farm to end its actors
@@ -85,11 +86,10 @@ def _room(recipe: Recipe, run: RunFolder) -> Room:
 
 
 def _make_samples(recipe: Recipe, run: RunFolder) -> int:
-    """Build the samples, and encode them if the recipe has a cache; again at no cost."""
-    for command in ("build", "encode") if recipe.train.data.cache else ("build",):
-        maker = _start(run, ["trainer.data", command, "--config", str(run.recipe)], log=None)
-        if maker.wait():
-            return maker.returncode
+    """Make the samples; the exit code of what makes them."""
+    for command in sample_makers(recipe, run):
+        if code := start_program(run, command, log=None).wait():
+            return code
     return ExitCode.DONE
 
 
@@ -99,7 +99,7 @@ def _farm(recipe: Recipe, run: RunFolder) -> Iterator[subprocess.Popen[bytes] | 
     if not recipe.eval:
         yield None
         return
-    farm = _start(run, ["evalfarm", "watch", "--run", str(run.root)], log=_farm_log(run))
+    farm = start_program(run, farm_of(run), log=_farm_log(run))
     try:
         yield farm
     finally:
@@ -117,12 +117,6 @@ def _farm_log(run: RunFolder) -> Path:
 def _link_farm_log(run: RunFolder, number: int) -> None:
     link = run.attempt(number).farm_log
     link.symlink_to(os.path.relpath(_farm_log(run), link.parent))
-
-
-def _start(run: RunFolder, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
-    """Start a program of ours from the run's own copy of the code."""
-    environment = {**os.environ, "PYTHONPATH": str(run.code), "PYTHONUNBUFFERED": "1"}
-    return start_session([sys.executable, "-m", *command], log=log, env=environment, cwd=run.code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from cluster.run_folder import RunFolder, write_json
 from cluster.state import new_state
 from launcher import job as jobs
+from launcher import programs
 from launcher.job import Job
 from launcher.local import see_to_the_farm
 
@@ -24,8 +25,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     def start_session(command: Sequence[str], **options: object) -> object:
         return starts_session([sys.executable, "-c", farm], **options)  # type: ignore[arg-type]
 
-    starts_session = jobs.start_session
-    monkeypatch.setattr(jobs, "start_session", start_session)
+    starts_session = programs.start_session
+    monkeypatch.setattr(programs, "start_session", start_session)
     monkeypatch.setattr(jobs, "GRACE_S", 1.0)
     made = Job(run)
     made.begin()
