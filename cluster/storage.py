@@ -27,37 +27,44 @@ def measure(folder: Path) -> dict[str, float | None]:
     The last three are measured in a new folder inside. Free inodes are null where the file system
     makes them as it needs them. OSError where nothing can be written.
     """
-    room = os.statvfs(folder)
+    free_bytes, free_inodes = room_in(folder)
     with tempfile.TemporaryDirectory(prefix=".letterpress-doctor-", dir=folder) as inside:
         return {
-            "free_bytes": room.f_bavail * room.f_frsize,
-            "free_inodes": room.f_favail if room.f_files else None,
-            "write_bytes_per_s": WRITTEN_BYTES / _write_s(Path(inside) / "written"),
-            "rename_s": _rename_s(Path(inside)),
+            "free_bytes": free_bytes,
+            "free_inodes": free_inodes,
+            "write_bytes_per_s": WRITTEN_BYTES / write_s(Path(inside) / "written", WRITTEN_BYTES),
+            "rename_s": rename_s(Path(inside), RENAMES),
             "clock_lead_s": _clock_lead_s(Path(inside) / "touched"),
         }
 
 
-def _write_s(path: Path) -> float:
-    """Seconds until the bytes are on the disk; not zeros, which some storage does not store."""
+def room_in(folder: Path) -> tuple[int, int | None]:
+    """Free bytes, and how many files can still be made; None where nobody counts them."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None
+
+
+def write_s(path: Path, size_bytes: int) -> float:
+    """Seconds until so many MiB are on the disk; not zeros, which some storage does not store."""
     block = os.urandom(2**20)
     began_s = time.monotonic()
     with path.open("wb") as file:
-        for _ in range(WRITTEN_BYTES // len(block)):
+        for _ in range(size_bytes // len(block)):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
     return time.monotonic() - began_s
 
 
-def _rename_s(folder: Path) -> float:
+def rename_s(folder: Path, renames: int) -> float:
+    """Seconds of a rename, the mean of so many, an even number."""
     first, second = folder / "first", folder / "second"
     first.touch()
     began_s = time.monotonic()
-    for _ in range(RENAMES // 2):
+    for _ in range(renames // 2):
         first.rename(second)
         second.rename(first)
-    return (time.monotonic() - began_s) / RENAMES
+    return (time.monotonic() - began_s) / renames
 
 
 def _clock_lead_s(path: Path) -> float:

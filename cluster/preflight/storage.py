@@ -1,11 +1,13 @@
 """Whether the run folder can be written to from this node: room, files, speed."""
 
-import os
-import time
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.storage import rename_s, room_in, write_s
+
 PROBE_BYTES = 4 << 20  # enough to show a disk's speed, too little to wait for
+RENAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,32 +25,15 @@ class Storage:
 
 
 def measure(folder: Path, host: str) -> Storage:
-    """Write, rename and remove a file in `folder`; its name bears the host's."""
-    written = folder / f".preflight-{host}.tmp"
-    renamed = folder / f".preflight-{host}.renamed.tmp"
+    """Write and rename a file or two in a folder below `folder`, whose name bears the host's."""
     try:
-        started_s = time.monotonic()
-        with written.open("wb") as file:
-            file.write(os.urandom(PROBE_BYTES))  # some file systems would compress zeros
-            file.flush()
-            os.fsync(file.fileno())
-        written_s = time.monotonic()
-        written.replace(renamed)
-        renamed_s = time.monotonic()
-        room = os.statvfs(folder)
+        free_bytes, free_files = room_in(folder)
+        with tempfile.TemporaryDirectory(prefix=f".preflight-{host}-", dir=folder) as inside:
+            return Storage(
+                free_bytes=free_bytes,
+                free_files=free_files,
+                write_s=write_s(Path(inside) / "written", PROBE_BYTES),
+                rename_s=rename_s(Path(inside), RENAMES),
+            )
     except OSError as error:
         return Storage(error=error.strerror or str(error))
-    finally:
-        _remove(written, renamed)
-    return Storage(
-        free_bytes=room.f_bavail * room.f_frsize,
-        free_files=room.f_favail if room.f_files else None,
-        write_s=written_s - started_s,
-        rename_s=renamed_s - written_s,
-    )
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            path.unlink()
