@@ -34,8 +34,10 @@ def main() -> int:
     run = RunFolder(arguments.config.parent)
     try:
         code = train(config, run, arguments.attempt)
-    except OSError:
-        Fence(run, arguments.attempt).check()  # a newer attempt sweeps away what we were writing
+    except Exception:
+        # A newer attempt sweeps away what we were writing, and removes what we were exporting; the
+        # first of our ranks to find out is missed by the others.
+        Fence(run, arguments.attempt).check()
         raise
     distributed.finish()
     return code
