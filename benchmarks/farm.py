@@ -39,7 +39,7 @@ from ray.util import ActorPool
 from benchmarks.machine import machine
 from benchmarks.stand_ins import NoReporter, QuickScorer, SlowGenerator
 from cluster.program import run_program
-from cluster.ray_cluster import ray_cluster
+from cluster.ray.session import ray_cluster
 from cluster.run_folder import write_text
 from evalfarm.config import EvalConfig
 from evalfarm.evaluation import GENERATORS, REPORTERS, SCORERS

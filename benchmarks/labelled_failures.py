@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from cluster.ending import Ending, exit_code
+from cluster.ranks.ending import Ending, exit_code
 from cluster.run_folder import RunFolder
-from cluster.verdict import Cause, SchedulerFacts
+from cluster.verdict.verdict import Cause, SchedulerFacts
 
 FAILURES = Path(__file__).parent / "failures"
 PARTS = ("train", "held_out")

@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks.labelled_failures import PARTS, Failure, load
 from benchmarks.machine import machine
 from cluster.exit_codes import ExitCode
-from cluster.judge import judge
 from cluster.run_folder import RunFolder
-from cluster.verdict import Cause
+from cluster.verdict.judge import judge
+from cluster.verdict.verdict import Cause
 
 RESULTS = Path(__file__).parent / "results"
 # What a person greps a last line for.

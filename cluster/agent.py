@@ -20,18 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from cluster.cores import cores_of_ranks
-from cluster.ending import Ending, Rank, record_of
 from cluster.exit_codes import ExitCode
 from cluster.fence import Fence
-from cluster.hang import explain_hang
-from cluster.leftovers import mark_of, sweep
-from cluster.oom_kills import oom_kills
+from cluster.hangs.hang import explain_hang
+from cluster.hangs.silence import HangWatch, Limits, Silence
 from cluster.preflight.check import Check
 from cluster.preflight.participant import Participant
 from cluster.preflight.preflight import preflight
-from cluster.processes import end_session, kill_session, start_session
 from cluster.program import run_program
+from cluster.ranks.cores import cores_of_ranks
+from cluster.ranks.ending import Ending, Rank, record_of
+from cluster.ranks.leftovers import mark_of, sweep
+from cluster.ranks.oom_kills import oom_kills
+from cluster.ranks.processes import end_session, kill_session, start_session
 from cluster.rendezvous import (
     Node,
     await_address,
@@ -42,7 +43,6 @@ from cluster.rendezvous import (
     slurm_node,
 )
 from cluster.run_folder import AttemptFolder, RunFolder, read_json, write_json
-from cluster.silence import HangWatch, Limits, Silence
 
 POLL_S = 0.1
 LOOK_EVERY_S = 1.0  # at what lies in the run folder: on storage that all nodes share

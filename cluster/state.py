@@ -4,14 +4,14 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from cluster.attempt_facts import add_accounts
-from cluster.curves import draw_accounts
+from cluster.accounts.attempt_facts import add_accounts
+from cluster.accounts.curves import draw_accounts
 from cluster.exit_codes import ExitCode
 from cluster.fence import Fence
-from cluster.judge import judge
-from cluster.restart import Decision, decide
 from cluster.run_folder import RunFolder, published_steps, read_json, write_json
-from cluster.verdict import SchedulerFacts
+from cluster.verdict.judge import judge
+from cluster.verdict.restart import Decision, decide
+from cluster.verdict.verdict import SchedulerFacts
 
 OUTCOMES = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped"}
 

@@ -26,7 +26,7 @@ from cluster.config import (
     set_keys,
 )
 from cluster.program import run_program
-from cluster.ray_cluster import prepare_environment
+from cluster.ray.session import prepare_environment
 from cluster.run_folder import RunFolder
 from cluster.table import results_table
 from evalfarm.commands import add_commands

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cluster.accounting import CAUSES, Account, total
-from cluster.attempt_facts import accounts_of
+from cluster.accounts.accounting import CAUSES, Account, total
+from cluster.accounts.attempt_facts import accounts_of
 from cluster.config import read_yaml
 from cluster.run_folder import RunFolder
 from cluster.table import align

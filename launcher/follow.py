@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from cluster.heartbeat import read_heartbeats
+from cluster.hangs.heartbeat import read_heartbeats
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 from cluster.table import bar, duration, headline
 

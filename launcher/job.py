@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session
-from cluster.restart import Decision
+from cluster.ranks.processes import kill_session
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt
+from cluster.verdict.restart import Decision
 from launcher.follow import Follower
 from launcher.programs import start_program
 

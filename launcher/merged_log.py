@@ -7,7 +7,7 @@ from heapq import merge
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.heartbeat import read_heartbeats
+from cluster.hangs.heartbeat import read_heartbeats
 from cluster.run_folder import AttemptFolder
 
 STAMP = re.compile(r"(\d\d):(\d\d):(\d\d) ")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.processes import start_session
+from cluster.ranks.processes import start_session
 from cluster.run_folder import RunFolder
 from launcher.recipe import Recipe
 

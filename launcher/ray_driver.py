@@ -12,12 +12,12 @@ from pathlib import Path
 
 from cluster.config import build, read_yaml
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session
 from cluster.program import run_program
-from cluster.ray_agents import Room, check_room, run_agents
+from cluster.ranks.processes import kill_session
+from cluster.ray.agents import Room, check_room, run_agents
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
-from cluster.verdict import SchedulerFacts
+from cluster.verdict.verdict import SchedulerFacts
 from launcher.programs import farm_of, sample_makers, start_program
 from launcher.recipe import Recipe
 

@@ -3,9 +3,9 @@
 import time
 from typing import Any
 
-from cluster.processes import is_alive
+from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm_queue import Queue, QueuedJob, look_up
+from cluster.slurm.queue import Queue, QueuedJob, look_up
 from launcher.ray_jobs import has_begun
 
 SILENT_S = 60.0

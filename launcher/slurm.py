@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.config import build, read_yaml
-from cluster.excluded import excluded_nodes
 from cluster.run_folder import RunFolder, read_json, write_json, write_text
-from cluster.slurm import NoAnswer, NoSlurm, Refused, cancel, start_now, submit_once
-from cluster.slurm_nodes import Asked, check_asked
+from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, start_now, submit_once
+from cluster.slurm.excluded import excluded_nodes
+from cluster.slurm.nodes import Asked, check_asked
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job

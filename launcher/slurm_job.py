@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.excluded import exclude, excluded_nodes, leave_enough
 from cluster.exit_codes import ExitCode, MachineFault
-from cluster.queue_time import queued_at
 from cluster.rendezvous import expand_hosts, slurm_node
-from cluster.restart import Decision
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm import NoAnswer, Refused, requeue
-from cluster.slurm_nodes import down_nodes, nodes_of
+from cluster.slurm.commands import NoAnswer, Refused, requeue
+from cluster.slurm.excluded import exclude, excluded_nodes, leave_enough
+from cluster.slurm.nodes import down_nodes, nodes_of
+from cluster.slurm.queue_time import queued_at
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
-from cluster.verdict import Cause, SchedulerFacts
+from cluster.verdict.restart import Decision
+from cluster.verdict.verdict import Cause, SchedulerFacts
 from launcher.site import SlurmConfig
 from launcher.slurm import queue_run, recipe_of
 

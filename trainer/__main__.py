@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cluster.config import build, describe, read_yaml
 from cluster.fence import Fence
+from cluster.hangs.stacks import answer_with_stacks
 from cluster.program import run_program
 from cluster.run_folder import RunFolder
-from cluster.stacks import answer_with_stacks
 from trainer.config import TrainConfig
 
 

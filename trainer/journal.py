@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from cluster.heartbeat import Heartbeat
+from cluster.hangs.heartbeat import Heartbeat
 from cluster.run_folder import RunFolder
 from trainer.distributed import World
 from trainer.own_time import OwnTime

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.preflight.limits import MARGIN_S
-from cluster.processes import kill_session, start_session
+from cluster.ranks.processes import kill_session, start_session
 
 PROGRAM = (sys.executable, "-m", "cluster.preflight.all_reduce")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cluster.ray_cluster import ray_cluster
+from cluster.ray.session import ray_cluster
 from cluster.run_folder import (
     BrokenFolder,
     RunFolder,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from cluster.ask import Answer, ask
 from cluster.exit_codes import MachineFault
-from cluster.ray_cluster import check_reachable
-from cluster.slurm_nodes import parse_gpus
+from cluster.ray.session import check_reachable
+from cluster.slurm.nodes import parse_gpus
 from launcher.doctor.finding import Finding, lacks, not_needed, ok
 from launcher.recipe import Recipe
 

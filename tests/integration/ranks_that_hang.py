@@ -5,9 +5,9 @@ import time
 from itertools import count
 from pathlib import Path
 
-from cluster.heartbeat import Heartbeat
+from cluster.hangs.heartbeat import Heartbeat
+from cluster.hangs.stacks import answer_with_stacks
 from cluster.run_folder import RunFolder
-from cluster.stacks import answer_with_stacks
 
 HANGS_AT = 30
 STEP_S = 0.1  # so that the agent, which looks once a second, sees several

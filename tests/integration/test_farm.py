@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session, session_members
+from cluster.ranks.processes import kill_session, session_members
 from cluster.run_folder import RunFolder, read_json
 from tests.conftest import CHECKOUT, publish_lora_export, wait_until
 

@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from ray.cluster_utils import Cluster
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import kill_session
+from cluster.ranks.processes import kill_session
 from cluster.run_folder import RunFolder
 from evalfarm.farm.pool import AHEAD
 from tests.conftest import CHECKOUT, publish_lora_export

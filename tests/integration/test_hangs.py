@@ -11,11 +11,11 @@ from typing import Any
 
 from cluster.agent import run_node
 from cluster.exit_codes import ExitCode
-from cluster.heartbeat import PHASES
-from cluster.processes import session_members
+from cluster.hangs.heartbeat import PHASES
+from cluster.hangs.silence import Limits
+from cluster.ranks.processes import session_members
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
-from cluster.silence import Limits
 from tests.conftest import read_events, wait_until
 from tests.integration.ranks_that_hang import HANGS_AT
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import is_alive
+from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json, verify, write_json
 from cluster.state import new_state
 from tests.conftest import CHECKOUT, wait_until

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.processes import kill_session, session_members
+from cluster.ranks.processes import kill_session, session_members
 from cluster.run_folder import RunFolder, published_steps, read_json
 from tests.conftest import publish_lora_export, read_events, wait_until
 from trainer.data.build import build

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.exit_codes import ExitCode
-from cluster.processes import is_alive
+from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
 from tests.conftest import CHECKOUT, read_events, wait_until
 

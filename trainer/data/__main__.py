@@ -131,7 +131,7 @@ def _build(config: TrainConfig, arguments: argparse.Namespace) -> str:
         raise ValueError(f"--workers must be at least 1, got {arguments.workers}")
     if not arguments.ray:
         return build(config.data, _bar("making shards"), in_processes(arguments.workers))
-    from cluster.ray_cluster import prepare_environment, ray_cluster
+    from cluster.ray.session import prepare_environment, ray_cluster
 
     prepare_environment()
     with ray_cluster(cpus=arguments.workers, gpus=0):

@@ -8,12 +8,12 @@ import pytest
 
 from cluster import agent
 from cluster.agent import rank_environment, run_node
-from cluster.ending import Ending, exit_code
 from cluster.exit_codes import ExitCode
+from cluster.hangs.silence import Silence
 from cluster.preflight.check import Check
+from cluster.ranks.ending import Ending, exit_code
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.silence import Silence
 from cluster.state import summed_up
 
 
@@ -106,7 +106,7 @@ def test_srun_sees_no_failure_in_a_stop_that_the_record_tells_of(
 CRASH = """
 import os
 from pathlib import Path
-from cluster.heartbeat import Heartbeat
+from cluster.hangs.heartbeat import Heartbeat
 from cluster.run_folder import RunFolder
 beat = Heartbeat(RunFolder(os.environ["LETTERPRESS_RUN"]).attempt(0).heartbeat(0), 0)
 beat("train", step=41)
@@ -136,7 +136,8 @@ def test_the_record_of_a_rank_that_crashed_holds_its_first_error_and_its_last_st
 def test_a_rank_that_fails_because_another_node_ended_its_hanging_ranks_is_part_of_the_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.hang.STACKS_WAIT_S", 0.0)  # none will come of a rank that ended
+    # None will come of a rank that ended.
+    monkeypatch.setattr("cluster.hangs.hang.STACKS_WAIT_S", 0.0)
     run = RunFolder(tmp_path)
     number = run.begin_attempt()
     silence = Silence(rank=5, phase="train", step=7, silent_s=400.0, limit_s=300.0)

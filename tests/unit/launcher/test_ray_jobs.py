@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster import ray_agents
 from cluster.exit_codes import ExitCode, MachineFault
-from cluster.ray_agents import Room, agent_command, check_room
+from cluster.ray import agents as ray_agents
+from cluster.ray.agents import Room, agent_command, check_room
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_run
 from launcher import ray_jobs

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.excluded import exclude
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm import NoAnswer, Refused
+from cluster.slurm.commands import NoAnswer, Refused
+from cluster.slurm.excluded import exclude
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.site import SlurmConfig
@@ -157,7 +157,7 @@ def test_what_slurm_refuses_leaves_no_run(
 def test_what_slurm_did_not_answer_is_looked_for_when_resumed(
     recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.slurm.LOOK_AGAIN_AFTER_S", ())
+    monkeypatch.setattr("cluster.slurm.commands.LOOK_AGAIN_AFTER_S", ())
     fake_slurm.answers("sbatch", stderr="sbatch: error: Socket timed out", code=1)
     run = RunFolder(tmp_path / "runs" / "mini")
     with pytest.raises(NoAnswer, match=r"`letterpress resume .*mini` looks whether it is queued"):

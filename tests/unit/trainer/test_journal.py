@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.heartbeat import read_heartbeats
+from cluster.hangs.heartbeat import read_heartbeats
 from cluster.run_folder import RunFolder
 from trainer.distributed import World
 from trainer.journal import Journal
