@@ -87,6 +87,10 @@ class RunFolder:
         """Ledger, images and report of one suite."""
         return self.evaluations / suite
 
+    def farm_head(self, job: str) -> Path:
+        """Where the nodes of a farm's job find the head of its Ray."""
+        return self.evaluations / f"ray-{job}.json"
+
     def verdict(self, suite: str) -> Path:
         """A suite's numbers by step, as the trainer reads them: to stop early, to keep the best."""
         return self.evaluation(suite) / "verdict.json"
