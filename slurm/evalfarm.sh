@@ -39,7 +39,7 @@ unset RAY_ADDRESS # that of another Ray, if the submitting shell had one
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # When the time is up, queue again and go on from there; SLURM ends all that this job still does.
-trap 'exec scontrol requeue "$SLURM_JOB_ID"' USR1
+trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
 
 # A part of Ray on each node: the head on the first, which this script runs on as well.
 srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
@@ -56,7 +56,11 @@ CODE=0
 farm &
 wait $! || CODE=$?
 
-# 75: the machine is to blame. Elsewhere it may go well, but not for ever.
-[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] || exec scontrol requeue "$SLURM_JOB_ID"
+# A farm whose Ray has ended under it knows no more than that; then the head says 75.
+[ "$CODE" = 0 ] || "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$?
+
+# 75: the machine is to blame. Elsewhere it may go well, but five times are enough.
+[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
+    exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
 
 exit "$CODE" # and SLURM ends the nodes' parts of Ray
