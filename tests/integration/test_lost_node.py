@@ -44,7 +44,7 @@ def test_ranks_on_a_node_that_slurm_has_lost_publish_nothing_beside_their_succes
     wait_until(lost.exists)  # its agent lived on, and found out by itself
     record = read_json(lost)
     assert (record["superseded"], record["exit_code"]) == (True, ExitCode.DO_NOT_RESTART)
-    (successor,) = {"127.0.0.11", "127.0.0.12"} - {host}
+    successor = next(node for node in cluster.nodes if node != host)
     wait_until(lambda: cluster.job(number).get("BatchHost") == successor)
 
     begun = read_json(run.state)["attempts"][1]["started"]
