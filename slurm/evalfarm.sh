@@ -51,10 +51,11 @@ farm() {
     "$PYTHON" -m evalfarm watch --run "$RUN"
 }
 
-# In the background, for bash runs no trap while it waits for a command in the foreground.
+# In the background, for bash runs no trap while it waits for a command in the foreground. Whichever
+# ends first ends the other: no farm goes on without Ray.
 CODE=0
 farm &
-wait $! || CODE=$?
+wait -n || CODE=$?
 
 # A farm whose Ray has ended under it knows no more than that; then the head says 75.
 [ "$CODE" = 0 ] || "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$?

@@ -65,6 +65,24 @@ def await_head(published: Path, timeout_s: float = HEAD_TIMEOUT_S) -> str:
     return str(head["address"])
 
 
+def join(node: Node, published: Path) -> bool:
+    """Be part of the head's Ray as long as that lasts; whether to look for it again.
+
+    A job whose first node is lost has no script any more, and would hold the others until its time
+    is up: what SLURM does without --no-kill, they do here.
+    """
+    head = await_head(published)
+    if answers(head):
+        with ray_part(node, head) as (ray, _):
+            print(f"{node.name} has joined", flush=True)
+            ray.wait()
+    elif down_nodes([node.hosts[0]]):
+        print(f"{node.hosts[0]} is lost, and Ray's head with it: queueing again", flush=True)
+        requeue_own_job()
+        return False
+    return True
+
+
 def requeue_own_job(environment: Mapping[str, str] = os.environ) -> None:
     """Queue the job that we are in again, which ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends us first, and we have more to ask
@@ -73,10 +91,11 @@ def requeue_own_job(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def _be_a_node(node: Node, published: Path) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.DONE))  # the job is over
+    # The job is over, or preempted: then its script may have a minute yet to queue it again.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.RETRY_ELSEWHERE))
     if node.number == 0:
         _lead(node, published)
-    while _join(node, published):
+    while join(node, published):
         time.sleep(LOOK_AGAIN_AFTER_S)
 
 
@@ -95,24 +114,6 @@ def _lead(node: Node, published: Path) -> None:
         raise
     finally:
         write_json(published, {"address": None, "fault": fault})
-
-
-def _join(node: Node, published: Path) -> bool:
-    """Be part of the head's Ray as long as that lasts; whether to look for it again.
-
-    A job whose first node is lost has no script any more, and would hold the others until its time
-    is up: what SLURM does without --no-kill, they do here.
-    """
-    head = await_head(published)
-    if answers(head):
-        with ray_part(node, head) as (ray, _):
-            print(f"{node.name} has joined", flush=True)
-            ray.wait()
-    elif down_nodes([node.hosts[0]]):
-        print(f"{node.hosts[0]} is lost, and Ray's head with it: queueing again", flush=True)
-        requeue_own_job()
-        return False
-    return True
 
 
 def _life(environment: Mapping[str, str]) -> str:
