@@ -59,7 +59,7 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     wait_until(lambda: scored(run) >= 4, START_TIMEOUT_S)
     assert output.read_text().count(" has joined") == 2
     head = cluster.job(number)["BatchHost"]
-    lost, *_ = nodes_at_work() - {head}
+    lost, *_ = nodes_at_work(cluster) - {head}
     cluster.type("slurm/testbed", "crash", lost)
     cluster.type("scontrol", "update", f"nodename={lost}", "state=down", "reason=power")
     assert scored(run) < len(PROMPTS)
@@ -68,7 +68,7 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "0"), output.read_text()
     assert scored(run) == len(PROMPTS)
     assert '"event": "lost"' in (run.evaluations / "work.jsonl").read_text()
-    wait_until(lambda: not nodes_at_work(), 30)  # no Ray is left behind
+    wait_until(lambda: not nodes_at_work(cluster), 30)  # no Ray is left behind
 
 
 def scored(run: RunFolder) -> int:
@@ -86,12 +86,14 @@ def scored(run: RunFolder) -> int:
         ledger.close()
 
 
-def nodes_at_work() -> set[str]:
+def nodes_at_work(cluster: Cluster) -> set[str]:
     """Where the farm's actors are that make and score pictures."""
     nodes = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it has ended
             if " ".join(process.cmdline()).startswith(("ray::Generator", "ray::Scorer")):
                 # Its raylet's: Ray writes an actor's title over the environment that one can see.
-                nodes.add(process.parent().environ()["SLURMD_NODENAME"])  # type: ignore[union-attr]
+                variables = process.parent().environ()  # type: ignore[union-attr]
+                if variables.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]:
+                    nodes.add(variables["SLURMD_NODENAME"])
     return nodes
