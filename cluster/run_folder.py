@@ -40,6 +40,7 @@ class RunFolder:
         self.code = self.root / "code"
         self.state = self.root / "state.json"
         self.job_script = self.root / "job.sh"
+        self.farm_script = self.root / "farm.sh"
         self.stop_request = self.root / "STOP"
         self.attempts = self.root / "attempts"
         self.checkpoints = self.root / "checkpoints"

@@ -25,8 +25,9 @@ cd "$SLURM_SUBMIT_DIR"
 # The checkout's own environment if it has one, else the one that was active at submission.
 PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
 
-# From here on the run's own copy of the code counts, in Ray's workers too.
 RUN=$(realpath "$1")
+
+# From here on the run's own copy of the code counts, in Ray's workers too.
 cd "$RUN/code"
 export PYTHONPATH="$RUN/code"
 
@@ -57,10 +58,15 @@ CODE=0
 farm &
 wait -n || CODE=$?
 
-# A farm whose Ray has ended under it knows no more than that; then the head says 75.
-[ "$CODE" = 0 ] || "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$?
+# 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
+# Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
+case $CODE in
+0) ;;
+85) exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN" ;;
+*) "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$? ;;
+esac
 
-# 75: the machine is to blame. Elsewhere it may go well, but five times are enough.
+# 75: the machine is to blame. Elsewhere it may go well, but not without end.
 [ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
     exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
 

@@ -92,7 +92,7 @@ def requeue_own_job(environment: Mapping[str, str] = os.environ) -> None:
 
 def _be_a_node(node: Node, published: Path) -> None:
     # The job is over, or preempted: then its script may have a minute yet to queue it again.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.RETRY_ELSEWHERE))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
     if node.number == 0:
         _lead(node, published)
     while join(node, published):
