@@ -120,6 +120,11 @@ def farm_job(state: dict[str, Any]) -> str | None:
     return None if number is None else str(number)
 
 
+def farm_output(run: RunFolder, number: str) -> Path:
+    """What the farm's job prints."""
+    return run.evaluations / f"slurm-{number}.out"
+
+
 def _note(run: RunFolder, farm: dict[str, Any]) -> None:
     write_json(run.state, {**read_json(run.state), "slurm_farm": farm})  # the run may have begun
 

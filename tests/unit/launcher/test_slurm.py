@@ -26,6 +26,7 @@ from launcher.slurm import (
 )
 from launcher.slurm_farm import BODY as FARM_BODY
 from launcher.slurm_farm import farm_job, farm_script
+from launcher.status import details
 from tests.conftest import CHECKOUT
 from tests.fake_slurm import FakeSlurm
 
@@ -283,6 +284,8 @@ def test_the_farm_is_queued_to_start_when_the_training_has(
     asked = f"sbatch --parsable --comment={token} --dependency=after:17 {run.farm_script}"
     assert fake_slurm.calls("sbatch")[1] == asked
     assert run.farm_script.read_text() == farm_script(with_farm, run.root)
+    fake_slurm.answers("squeue", "17|PENDING|Priority|\n")
+    assert f"farm       job 18, which prints to {run.root}/eval/slurm-18.out" in details(run)
 
 
 def test_a_recipe_without_an_eval_section_has_no_farm(
