@@ -30,7 +30,8 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # When the time is up, queue again and go on from there; SLURM ends all that this job still does.
 trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
 
-# A part of Ray on each node: the head on the first, which this script runs on as well.
+# A part of Ray on each node: the head on the first, which this script runs on as well. None takes
+# the others along, whether its node dies or it fails.
 srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
 
 # The farm starts as soon as the head answers, and grows with every node that joins.

@@ -34,7 +34,8 @@ def ray_part(node: Node, head: str | None) -> Iterator[tuple[subprocess.Popen[by
     ports = plan_ports(f"{os.environ['SLURM_JOB_ID']}:{node.name}", is_head=head is None)
     address = f"{own_address(node)}:{ports.answers_at}"
     ray = start_session(
-        start_command(node, ports, head, folder),
+        # Ray lets everybody write into its folder (ray 2.60); nobody gets through ours.
+        start_command(node, ports, head, folder / "r"),
         log=folder / "start.log",
         env={**SETTINGS, **os.environ, **ports.variables},
         cwd=folder,
