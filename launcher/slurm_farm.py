@@ -33,6 +33,7 @@ trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
 # A part of Ray on each node: the head on the first, which this script runs on as well. None takes
 # the others along, whether its node dies or it fails.
 srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
+NODES=$!
 
 # The farm starts as soon as the head answers, and grows with every node that joins.
 farm() {
@@ -41,11 +42,17 @@ farm() {
     "$PYTHON" -m evalfarm watch --run "$RUN"
 }
 
-# In the background, for bash runs no trap while it waits for a command in the foreground. Whichever
-# ends first ends the other: no farm goes on without Ray.
-CODE=0
+# In the background, for bash runs no trap while it waits for a command in the foreground. Until
+# either ends, as no farm goes on without Ray; `wait -n` would overlook what has ended before it.
 farm &
-wait -n || CODE=$?
+FARM=$!
+while kill -0 "$FARM" 2>/dev/null && kill -0 "$NODES" 2>/dev/null; do
+    sleep 1 &
+    wait $!
+done
+CODE=0
+if kill -0 "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
+wait "$ENDED" || CODE=$?
 
 # 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
 # Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
