@@ -26,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+TESTBED = CHECKOUT / "slurm" / "testbed"
 # What the recipe says, but quick.
 QUICK = ("train.data.words.samples=64", "train.preview=null")
 ENDLESS = ("train.steps=100000", "train.save_every=100000", "train.log_every=1", *QUICK)
@@ -43,7 +44,7 @@ class Cluster:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {f"XDG_{name}_HOME": str(checkout / name.lower()) for name in ("CACHE", "CONFIG")}
         self.environment = {**outside, **own, "SLURM_CONF": slurm_conf, "PATH": path}
-        self.nodes = sorted(set(self.type("sinfo", "--noheader", "--Node", "--format=%N").split()))
+        self.nodes = self.type("sinfo", "-h", "--Node", "--partition=main", "--format=%N").split()
 
     def type(self, *command: str) -> str:
         """What a command prints."""
@@ -114,11 +115,11 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.fixture(scope="module")
-def cluster(checkout: Path) -> Iterator[Cluster]:
-    """Three nodes with eight A100s each that are files."""
+@contextlib.contextmanager
+def start_cluster(checkout: Path, nodes: int) -> Iterator[Cluster]:
+    """Nodes with eight A100s each that are files."""
     with subprocess.Popen(
-        [sys.executable, str(CHECKOUT / "slurm" / "testbed"), "--nodes", "3", "--gpus", "8"],
+        [sys.executable, str(TESTBED), "--nodes", str(nodes), "--gpus", "8"],
         stdout=subprocess.PIPE,
         text=True,
     ) as testbed:
@@ -127,6 +128,13 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         assert name == "SLURM_CONF", "the testbed did not start"
         yield Cluster(slurm_conf, checkout)
         testbed.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster(checkout: Path) -> Iterator[Cluster]:
+    """A cluster of three nodes."""
+    with start_cluster(checkout, nodes=3) as cluster:
+        yield cluster
 
 
 def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> None:
