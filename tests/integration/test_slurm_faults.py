@@ -6,14 +6,17 @@ The script is slurm/train_8xA100.sh; the ranks are stand-ins where it is not the
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import is_alive
-from cluster.run_folder import RunFolder, published_steps, read_json, verify
+from cluster.run_folder import RunFolder, published_steps, read_json, read_manifest, verify
 from tests.conftest import CHECKOUT, wait_until
 from tests.integration.ranks_that_publish import FAULT_AT
 from tests.integration.test_slurm import (
@@ -34,9 +37,20 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+@dataclass(frozen=True)
+class Struck:
+    """A job to which something has happened."""
+
+    run: RunFolder
+    number: str
+    host: str
+    """Where it ran then."""
+    time: float
+
+
 @pytest.fixture(scope="module")
-def jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The numbers of jobs that suffer a fault each, all at once: they wait more than they work.
+def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Struck]:
+    """Jobs with a fault each, all at once: they wait more than they work.
 
     Each has two nodes to itself, so that it can move from one to the other.
     """
@@ -44,9 +58,9 @@ def jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     scripts = {
         "ecc": script(folder, fault="ecc"),
         "hang": script(folder, fault="hang", agent="tests.integration.impatient_agent"),
-        "scancel": script(folder, fault="hang"),
-        "cable": script(folder),
-        "crash": script(folder),
+        "cancelled": script(folder, fault="hang"),
+        "cut off": script(folder),
+        "crashed": script(folder),
         "preempted": script(folder),
     }
     numbers = {}
@@ -54,9 +68,55 @@ def jobs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         own = cluster.nodes[2 * place : 2 * place + 2]
         others = ",".join(node for node in cluster.nodes if node not in own)
         gpus = f"--gpus-per-node=a100:{2 if name == 'hang' else 1}"
-        flags = (f"--exclude={others}", gpus)
-        numbers[name] = cluster.sbatch(*flags, str(path), "recipes/mini.yaml")
-    return numbers
+        numbers[name] = cluster.sbatch(f"--exclude={others}", gpus, str(path), "recipes/mini.yaml")
+    return {name: strike(cluster, name, number) for name, number in numbers.items()}
+
+
+def strike(cluster: Cluster, name: str, number: str) -> Struck:
+    """Let happen to a job what is to happen, once its ranks have come to where theirs does."""
+    run = cluster.run_of(number)
+    wait_until(lambda: len(published_steps(run.checkpoints)) >= FAULT_AT - 1, START_TIMEOUT_S)
+    host = read_json(run.state)["attempts"][0]["hosts"][0]
+    struck = Struck(run, number, host, time.time())
+    if name in STRIKES:
+        STRIKES[name](cluster, struck)
+    return struck
+
+
+def cancel(cluster: Cluster, job: Struck) -> None:
+    """End it by its owner's word, while its rank does not listen."""
+    assert len(processes_of(job.run)) >= 4  # the script, srun, the agent, the rank
+    cluster.type("scancel", job.number)
+
+
+def cut_off(cluster: Cluster, job: Struck) -> None:
+    """Pull its node's cable or, where it has none, kill the daemon: its rank does not notice."""
+    if job.host.startswith("n"):
+        cluster.type(str(TESTBED), "unplug", job.host)
+    else:
+        kill_slurmd(cluster, job.host)
+    lose(cluster, job.host)
+
+
+def crash(cluster: Cluster, job: Struck) -> None:
+    """End all that runs on its node."""
+    cluster.type(str(TESTBED), "crash", job.host)
+    assert not processes_of(job.run)
+    lose(cluster, job.host)
+
+
+def take_nodes(cluster: Cluster, job: Struck) -> None:
+    """Ask for all of its node, in a higher partition."""
+    room = ("--partition=urgent", f"--nodelist={job.host}", "--gpus-per-node=8")
+    cluster.sbatch(*room, "--output=/dev/null", "--wrap=sleep 1000")
+
+
+STRIKES = {"cancelled": cancel, "cut off": cut_off, "crashed": crash, "preempted": take_nodes}
+
+
+def lose(cluster: Cluster, host: str) -> None:
+    """What slurmctld does of itself when a node has not answered for SlurmdTimeout."""
+    cluster.type("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
 
 
 def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> Path:
@@ -78,114 +138,82 @@ def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> P
 
 
 def test_after_an_ecc_error_the_run_goes_on_elsewhere_without_that_node(
-    cluster: Cluster, jobs: dict[str, str]
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
-    run = cluster.run_of(jobs["ecc"])
-    wait_until(lambda: attempt_of_newest(run) == 1, START_TIMEOUT_S)
-    first, second = read_json(run.state)["attempts"]
-    assert first["verdict"]["cause"] == "hardware"
+    job = struck["ecc"]
+    first, second = two_attempts(job)
+    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert "uncorrectable ECC error" in first["verdict"]["evidence"]
-    assert set(first["hosts"]) < set(cluster.nodes_of(jobs["ecc"], "ExcNodeList"))
+    assert job.host in cluster.nodes_of(job.number, "ExcNodeList")
     assert second["hosts"] != first["hosts"]
-    (record,) = run.attempt(0).node_records()
+    (record,) = job.run.attempt(0).node_records()
     assert second["started"] - record["ranks"][0]["ended"] < 20
-    cluster.type("scancel", jobs["ecc"])
 
 
 def test_a_rank_that_hangs_is_named_and_its_attempt_restarted_in_place(
-    cluster: Cluster, jobs: dict[str, str]
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
-    run = cluster.run_of(jobs["hang"])
-    wait_until(lambda: attempt_of_newest(run) == 1, START_TIMEOUT_S)
-    first, second = read_json(run.state)["attempts"]
-    verdict = first["verdict"]
-    assert (verdict["cause"], verdict["rank"]) == ("hang", 1)
-    assert "in hang" in run.attempt(0).stacks(1).read_text()
+    job = struck["hang"]
+    first, second = two_attempts(job)
+    assert (first["verdict"]["cause"], first["verdict"]["rank"]) == ("hang", 1)
+    assert "in hang" in job.run.attempt(0).stacks(1).read_text()
     assert second["hosts"] == first["hosts"]
-    assert cluster.job(jobs["hang"])["Restarts"] == "0"
-    cluster.type("scancel", jobs["hang"])
+    assert cluster.job(job.number)["Restarts"] == "0"
 
 
 def test_scancel_leaves_no_process_though_a_rank_does_not_listen(
-    cluster: Cluster, jobs: dict[str, str]
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
-    run = cluster.run_of(jobs["scancel"])
-    wait_until(lambda: len(published_steps(run.checkpoints)) >= FAULT_AT - 1, START_TIMEOUT_S)
-    assert len(processes_of(run)) >= 4  # the script, srun, the agent, the rank
-    cluster.type("scancel", jobs["scancel"])
-    wait_until(lambda: not processes_of(run), 30)
-    assert cluster.wait(jobs["scancel"], 30)["JobState"] == "CANCELLED"
+    job = struck["cancelled"]
+    assert cluster.wait(job.number, 60)["JobState"] == "CANCELLED"
+    wait_until(lambda: not processes_of(job.run), 30)
 
 
 def test_ranks_on_a_node_that_is_cut_off_publish_nothing_beside_their_successors(
-    cluster: Cluster, jobs: dict[str, str]
+    struck: dict[str, Struck],
 ) -> None:
-    number = jobs["cable"]
-    run = cluster.run_of(number)
-    wait_until(lambda: attempt_of_newest(run) == 0, START_TIMEOUT_S)
-    host = cluster.job(number)["BatchHost"]
-    cut_off(cluster, host)
-    before = len(published_steps(run.checkpoints))
-    wait_until(lambda: len(published_steps(run.checkpoints)) > before + 1)  # its rank goes on
-    cluster.type("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
-
-    wait_until(lambda: attempt_of_newest(run) == 1, START_TIMEOUT_S)
-    lost = run.attempt(0).node_record(host)
+    job = struck["cut off"]
+    first, second = two_attempts(job)
+    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
+    assert second["hosts"] != first["hosts"]
+    lost = job.run.attempt(0).node_record(job.host)
     wait_until(lost.exists)  # its agent lived on, and found out by itself
     record = read_json(lost)
     assert (record["superseded"], record["exit_code"]) == (True, ExitCode.DO_NOT_RESTART)
-    assert cluster.job(number)["BatchHost"] != host
-    first, second = read_json(run.state)["attempts"]
-    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", host)
-    for _, folder in published_steps(run.checkpoints):
-        manifest = verify(folder)
-        assert manifest["attempt"] == int(manifest["time"] > second["started"])
-    cluster.type("scancel", number)
+    manifests = [verify(folder) for _, folder in published_steps(job.run.checkpoints)]
+    assert all(m["attempt"] == int(m["time"] > second["started"]) for m in manifests)
+    assert any(job.time + 1 < m["time"] < second["started"] for m in manifests)  # it went on
 
 
-def test_after_a_node_has_crashed_its_run_goes_on_on_another(
-    cluster: Cluster, jobs: dict[str, str]
-) -> None:
-    number = jobs["crash"]
-    run = cluster.run_of(number)
-    wait_until(lambda: attempt_of_newest(run) == 0, START_TIMEOUT_S)
-    host = cluster.job(number)["BatchHost"]
-    cluster.type(str(TESTBED), "crash", host)
-    assert not processes_of(run)
-    cluster.type("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
-    wait_until(lambda: attempt_of_newest(run) == 1, START_TIMEOUT_S)
-    first, second = read_json(run.state)["attempts"]
-    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", host)
+def test_after_a_node_has_crashed_its_run_goes_on_on_another(struck: dict[str, Struck]) -> None:
+    job = struck["crashed"]
+    first, second = two_attempts(job)
+    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert second["hosts"] != first["hosts"]
-    cluster.type("scancel", number)
 
 
 def test_a_job_that_makes_room_for_a_higher_partition_saves_and_goes_on_elsewhere(
-    cluster: Cluster, jobs: dict[str, str]
+    struck: dict[str, Struck],
 ) -> None:
-    number = jobs["preempted"]
-    run = cluster.run_of(number)
-    wait_until(lambda: attempt_of_newest(run) == 0, START_TIMEOUT_S)
-    (host,) = cluster.nodes_of(number)
-    room = ("--partition=urgent", f"--nodelist={host}", "--gpus-per-node=8")
-    urgent = cluster.sbatch(*room, "--output=/dev/null", "--wrap=sleep 1000")
-    wait_until(lambda: cluster.job(urgent)["JobState"] == "RUNNING", 120)
-    wait_until(lambda: attempt_of_newest(run) == 1, START_TIMEOUT_S)
-    (record,) = run.attempt(0).node_records()
+    job = struck["preempted"]
+    first, second = two_attempts(job)
+    (record,) = job.run.attempt(0).node_records()
     assert record["exit_code"] == ExitCode.STOPPED
-    first, second = read_json(run.state)["attempts"]
     assert first["verdict"]["cause"] == "preempted"
     assert second["hosts"] != first["hosts"]
-    assert (
-        verify(run.checkpoint(first["step"] + 1))["attempt"] == 1
-    )  # it went on from what it saved
-    cluster.type("scancel", number, urgent)
+    assert verify(job.run.checkpoint(first["step"] + 1))["attempt"] == 1  # from what it had saved
 
 
-def attempt_of_newest(run: RunFolder) -> int | None:
-    """The attempt that has published last; None before the first."""
-    steps = published_steps(run.checkpoints)
-    return int(verify(steps[-1][1])["attempt"]) if steps else None
+def two_attempts(job: Struck) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is recorded of both, once the second has published a step."""
+    wait_until(lambda: attempt_of_newest(job.run) == 1, START_TIMEOUT_S)
+    first, second = read_json(job.run.state)["attempts"]
+    return first, second
+
+
+def attempt_of_newest(run: RunFolder) -> int:
+    """The attempt that has published last."""
+    return int(read_manifest(published_steps(run.checkpoints)[-1][1])["attempt"])
 
 
 def processes_of(run: RunFolder) -> list[int]:
@@ -197,11 +225,8 @@ def processes_of(run: RunFolder) -> list[int]:
     ]
 
 
-def cut_off(cluster: Cluster, host: str) -> None:
-    """Pull a node's cable or, where it has none, kill its daemon: the jobs on it do not notice."""
-    if host.startswith("n"):
-        cluster.type(str(TESTBED), "unplug", host)
-        return
+def kill_slurmd(cluster: Cluster, host: str) -> None:
+    """SIGKILL a node's daemon; the jobs on it do not notice."""
     conf = f"SLURM_CONF={cluster.environment['SLURM_CONF']}"
     (daemon,) = [
         pid
