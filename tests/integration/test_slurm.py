@@ -101,13 +101,35 @@ def pid_of(run: RunFolder, attempt: int, rank: int) -> int:
     """The process of a rank, by the number that it has here: its node may count from 1."""
     inside = read_json(run.attempt(attempt).heartbeat(rank))["pid"]
     marks = {f"LETTERPRESS_RUN={run.root}", f"RANK={rank}"}
+    ranks = (pid for pid, _, variables in processes() if marks <= {*variables})
+    (pid,) = (pid for pid in ranks if number_on_node(pid) == inside)
+    return pid
+
+
+def number_on_node(pid: int) -> int:
+    """The number of a process on its own node; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(re.findall(r"^NSpid:.*\t(\d+)$", status, re.MULTILINE)[0])
+    return 0
+
+
+def processes() -> Iterator[tuple[int, list[str], list[str]]]:
+    """The number, command line and environment of every process."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            numbers = re.findall(r"^NSpid:.*\t(\d+)$", (entry / "status").read_text(), re.MULTILINE)
-            variables = (entry / "environ").read_text(errors="replace").split("\0")
-            if numbers == [str(inside)] and marks <= set(variables):
-                return int(entry.name)
-    raise AssertionError(f"rank {rank} does not run")
+            files = [(entry / name).read_text(errors="replace") for name in ("cmdline", "environ")]
+            words, variables = (text.split("\0") for text in files)
+            yield int(entry.name), words, variables
+
+
+def processes_about(folder: Path) -> list[int]:
+    """What is alive, on all nodes, and has to do with a folder, by its arguments or variables."""
+    return [
+        pid
+        for pid, words, variables in processes()
+        if any(str(folder) in word for word in (*words, *variables)) and is_alive(pid)
+    ]
 
 
 def parent_of(pid: int) -> int:
