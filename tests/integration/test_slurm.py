@@ -26,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+TESTBED = CHECKOUT / "slurm" / "testbed"
 # What the recipe says, but quick.
 QUICK = ("train.data.words.samples=64", "train.preview=null")
 ENDLESS = ("train.steps=100000", "train.save_every=100000", "train.log_every=1", *QUICK)
@@ -43,7 +44,7 @@ class Cluster:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {f"XDG_{name}_HOME": str(checkout / name.lower()) for name in ("CACHE", "CONFIG")}
         self.environment = {**outside, **own, "SLURM_CONF": slurm_conf, "PATH": path}
-        self.nodes = sorted(set(self.type("sinfo", "--noheader", "--Node", "--format=%N").split()))
+        self.nodes = self.type("sinfo", "-h", "--Node", "--partition=main", "--format=%N").split()
 
     def type(self, *command: str) -> str:
         """What a command prints."""
@@ -100,13 +101,35 @@ def pid_of(run: RunFolder, attempt: int, rank: int) -> int:
     """The process of a rank, by the number that it has here: its node may count from 1."""
     inside = read_json(run.attempt(attempt).heartbeat(rank))["pid"]
     marks = {f"LETTERPRESS_RUN={run.root}", f"RANK={rank}"}
+    ranks = (pid for pid, _, variables in processes() if marks <= {*variables})
+    (pid,) = (pid for pid in ranks if number_on_node(pid) == inside)
+    return pid
+
+
+def number_on_node(pid: int) -> int:
+    """The number of a process on its own node; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(re.findall(r"^NSpid:.*\t(\d+)$", status, re.MULTILINE)[0])
+    return 0
+
+
+def processes() -> Iterator[tuple[int, list[str], list[str]]]:
+    """The number, command line and environment of every process."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            numbers = re.findall(r"^NSpid:.*\t(\d+)$", (entry / "status").read_text(), re.MULTILINE)
-            variables = (entry / "environ").read_text(errors="replace").split("\0")
-            if numbers == [str(inside)] and marks <= set(variables):
-                return int(entry.name)
-    raise AssertionError(f"rank {rank} does not run")
+            files = [(entry / name).read_text(errors="replace") for name in ("cmdline", "environ")]
+            words, variables = (text.split("\0") for text in files)
+            yield int(entry.name), words, variables
+
+
+def processes_about(folder: Path) -> list[int]:
+    """What is alive, on all nodes, and has to do with a folder, by its arguments or variables."""
+    return [
+        pid
+        for pid, words, variables in processes()
+        if any(str(folder) in word for word in (*words, *variables)) and is_alive(pid)
+    ]
 
 
 def parent_of(pid: int) -> int:
@@ -114,11 +137,11 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.fixture(scope="module")
-def cluster(checkout: Path) -> Iterator[Cluster]:
-    """Three nodes with eight A100s each that are files."""
+@contextlib.contextmanager
+def start_cluster(checkout: Path, nodes: int) -> Iterator[Cluster]:
+    """Nodes with eight A100s each that are files."""
     with subprocess.Popen(
-        [sys.executable, str(CHECKOUT / "slurm" / "testbed"), "--nodes", "3", "--gpus", "8"],
+        [sys.executable, str(TESTBED), "--nodes", str(nodes), "--gpus", "8"],
         stdout=subprocess.PIPE,
         text=True,
     ) as testbed:
@@ -127,6 +150,13 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         assert name == "SLURM_CONF", "the testbed did not start"
         yield Cluster(slurm_conf, checkout)
         testbed.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster(checkout: Path) -> Iterator[Cluster]:
+    """A cluster of three nodes."""
+    with start_cluster(checkout, nodes=3) as cluster:
+        yield cluster
 
 
 def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> None:
