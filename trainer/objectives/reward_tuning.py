@@ -23,7 +23,7 @@ from trainer.objectives.decoding import decode
 from trainer.objectives.denoising import predicted_by
 from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import first_noise
-from trainer.objectives.reward_config import RewardConfig
+from trainer.objectives.reward_config import RewardConfig, RewardName
 from trainer.objectives.rewards.loading import open_rewards
 from trainer.objectives.rewards.reward import Judged
 from trainer.objectives.sampling import Chain, Cut, cut_at
@@ -112,7 +112,7 @@ class RewardTuning(Objective):
             counts={f"{n}_{why}": k for n, one in judged.items() for why, k in one.counts.items()},
         )
 
-    def _climbed(self, reward: str, values: Tensor) -> Tensor:
+    def _climbed(self, reward: RewardName, values: Tensor) -> Tensor:
         """Values without a gradient where they are enough: `relu(enough - value)` of ReFL."""
         return values.clamp(max=self.config.enough.get(reward, math.inf))
 
