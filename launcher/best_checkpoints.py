@@ -34,7 +34,7 @@ def best_checkpoints(runs: Mapping[str, RunFolder], by: str | None) -> list[str]
 def _check_metric(by: str | None, results: Sequence[Results]) -> None:
     keys = {column["key"] for one in results for column in one["columns"]}
     if by is not None and not any(_is_called(key, by) for key in keys):
-        there = ", ".join(sorted(keys)) or "nothing yet"
+        there = ", ".join(sorted({key.partition("/")[0] for key in keys})) or "no metric yet"
         raise ValueError(f"no run is scored by {by!r}: there is {there}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.accounts.attempt_facts import read_events
 from cluster.config import read_yaml
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, read_json
 from cluster.table import align
 from launcher.best_checkpoints import best_checkpoints
 from launcher.run_state import main_beat, run_state
@@ -15,10 +15,11 @@ MAX_KEYS = 6  # runs of a sweep differ in fewer, others in dozens
 
 
 def comparison(runs: Sequence[RunFolder], by: str | None = None) -> str:
-    """A table of the runs, and for each suite one of their best checkpoints, best first.
+    """A table of the runs as they were made, and for each suite one of their best checkpoints.
 
     `by` is the metric that decides: a column's name in results.json, or the part before its slash.
     """
+    runs = sorted(runs, key=lambda run: float(read_json(run.state)["created"]))
     named = dict(zip(short_names(runs), runs, strict=True))
     return "\n".join([*_table(named), *best_checkpoints(named, by)])
 

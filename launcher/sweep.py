@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, read_json, write_json
 from launcher.freeze import freeze
 from launcher.recipe import Recipe
 
@@ -25,6 +25,8 @@ class Sweep:
     """Of that folder, below runs/."""
     recipes: tuple[Recipe, ...]
     """Each named as its folder: by what sets it apart, such as lr-1e-4-rank-4."""
+    keys: tuple[str, ...]
+    """What they differ in, such as train.optim.lr."""
 
 
 def sweep_of(load: Load, overrides: Sequence[str], swept: Sequence[str], name: str | None) -> Sweep:
@@ -38,7 +40,7 @@ def sweep_of(load: Load, overrides: Sequence[str], swept: Sequence[str], name: s
     whole = replace(recipes[0], name=name or f"{recipes[0].name}-sweep")  # which checks the name
     runs = [replace(r, name=_name(a)) for r, a in zip(recipes, combined, strict=True)]
     _refuse_doubles(runs)
-    return Sweep(name=whole.name, recipes=tuple(runs))
+    return Sweep(name=whole.name, recipes=tuple(runs), keys=tuple(values))
 
 
 def freeze_sweep(sweep: Sweep, root: Path) -> list[RunFolder]:
@@ -51,7 +53,8 @@ def freeze_sweep(sweep: Sweep, root: Path) -> list[RunFolder]:
     staging = root.with_name(f".{root.name}.frozen.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     for recipe in sweep.recipes:
-        freeze(recipe, staging / recipe.name)
+        run = freeze(recipe, staging / recipe.name)
+        write_json(run.state, {**read_json(run.state), "swept": sweep.keys})
     staging.rename(root)
     return [RunFolder(root / recipe.name) for recipe in sweep.recipes]
 

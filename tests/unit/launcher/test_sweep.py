@@ -84,6 +84,7 @@ def test_each_run_is_a_run_folder(tmp_path: Path) -> None:
         4,
         16,
     ]
+    assert read_json(runs[0].state)["swept"] == ["train.lora.rank"]
     assert (RunFolder.existing(runs[1].root).code / "trainer" / "train.py").is_file()
     with pytest.raises(ValueError, match=r"exists: `letterpress status .*mini-sweep` compares"):
         freeze_sweep(sweep("train.lora.rank=8"), root)
