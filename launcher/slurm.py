@@ -141,8 +141,9 @@ def expect_job(recipe: Recipe, run: RunFolder, **job: Any) -> None:
 def note_number(run: RunFolder, number: str) -> str:
     """Record the number that SLURM gave a run's job, and return it."""
     state = read_json(run.state)  # it may have begun
-    state["slurm_job"]["number"] = number
-    write_json(run.state, state)
+    if state["slurm_job"]["number"] != number:
+        state["slurm_job"]["number"] = number
+        write_json(run.state, state)
     return number
 
 

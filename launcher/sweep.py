@@ -39,7 +39,7 @@ def sweep_of(load: Load, overrides: Sequence[str], swept: Sequence[str], name: s
     recipes = [_recipe(load, overrides, assignments) for assignments in combined]
     whole = replace(recipes[0], name=name or f"{recipes[0].name}-sweep")  # which checks the name
     runs = [replace(r, name=_name(a)) for r, a in zip(recipes, combined, strict=True)]
-    _refuse_doubles(runs)
+    _check_together(runs)
     return Sweep(name=whole.name, recipes=tuple(runs), keys=tuple(values))
 
 
@@ -103,10 +103,16 @@ def _name(assignments: Mapping[str, str]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(texts))
 
 
-def _refuse_doubles(runs: Sequence[Recipe]) -> None:
-    """ValueError if two runs would be the same, or have the same folder."""
+def _check_together(runs: Sequence[Recipe]) -> None:
+    """ValueError if two runs would be the same, or want the same folder for different things."""
     for one, other in combinations(runs, 2):
         if replace(one, name=other.name) == other:
             raise ValueError(f"{one.name} and {other.name} would be the same run: leave one out")
         if one.name == other.name:
             raise ValueError(f"two runs would be called {one.name}: submit one of them by itself")
+        data, others = one.train.data, other.train.data
+        if data.path == others.path and data.sources != others.sources:
+            raise ValueError(
+                f"{one.name} and {other.name} would make different samples in {data.path}: submit "
+                "one of them by itself, with another train.data.path"
+            )

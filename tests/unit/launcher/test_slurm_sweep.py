@@ -1,4 +1,7 @@
-"""A sweep as one job array: its script, and what its runs know of it."""
+"""A sweep as one job array: its script, and what its runs know of it.
+
+python -m tests.unit.launcher.test_slurm_sweep        writes the golden script again
+"""
 
 import subprocess
 from functools import partial
@@ -18,6 +21,7 @@ from tests.conftest import CHECKOUT
 from tests.fake_slurm import FakeSlurm
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
+GOLDEN = Path(__file__).parent / "golden" / "sweep.sh"
 SINFO = "main*|up|2|gpu:a100:8|64|16000|infinite\n"
 BUSY = "sbatch: error: Socket timed out"
 TASK = {
@@ -81,12 +85,15 @@ def test_a_task_runs_the_script_of_its_run_where_its_output_is_found(
     assert (runs[1].root / "slurm-17_1.out").read_text() == "what SLURM wrote"
 
 
-def test_the_script_limits_how_many_run_at_once(tmp_path: Path) -> None:
-    script = array_script(swept("train.lora.rank=2,4,8"), tmp_path / "a b", at_once=2)
-    assert "#SBATCH --array=0-2%2\n#SBATCH --job-name=mini-sweep\n" in script
-    assert f'#SBATCH --output="{tmp_path}/a b/slurm-%A_%a.out"\n' in script
-    assert "RUNS=(\n    rank-2\n    rank-4\n    rank-8\n)\n" in script
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+def script() -> str:
+    """The script of an array of four, of which two run at once."""
+    sweep = swept("train.optim.lr=1e-4,5e-5", "train.lora.rank=4,16")
+    return array_script(sweep, Path("/shared/my runs/mini-sweep"), at_once=2)
+
+
+def test_the_script_is_the_golden_one_and_bash_reads_it(fake_slurm: FakeSlurm) -> None:
+    assert script() == GOLDEN.read_text()
+    subprocess.run(["/bin/bash", "-n", str(GOLDEN)], check=True)
 
 
 def test_runs_that_ask_slurm_for_different_things_are_no_array(tmp_path: Path) -> None:
@@ -166,3 +173,7 @@ def test_a_run_whose_task_has_ended_is_resumed_by_a_job_of_its_own(
     assert job["number"] == "18"
     assert "task" not in job
     assert slurm.calls("sbatch")[-1].endswith(f"--comment={job['token']} {runs[0].job_script}")
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(script())

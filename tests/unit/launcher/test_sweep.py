@@ -66,6 +66,7 @@ def test_keys_that_end_alike_are_told_apart() -> None:
         (["train.steps=1,x"], "train.steps=x: train.steps: expected int, got x"),
         (["train.optim.lr=1e-3,0.001"], "lr-1e-3 and lr-0.001 would be the same run: leave one"),
         (["name=a,b"], "name-a and name-b would be the same run"),
+        (["train.data.words.samples=8,9"], "samples-8 and samples-9 would make different samples"),
         (["train.model=a/b,a-b"], "two runs would be called model-a-b: submit one of them"),
     ],
 )
