@@ -50,7 +50,8 @@ def _suite_lines(runs: Mapping[str, Results], by: str | None, unscored: list[str
     best = {name: _best(rows, column) for name, rows in scored.items()}
     rows = [{**row, "name": f"{name}@{row['step']}"} for name, row in best.items() if row]
     rows.sort(key=lambda row: _worse(row, column))
-    lines = [f"suite {suite['suite']}: of each run the best by {column['title']}"]
+    others = "" if by else "; --by names another metric"
+    lines = [f"suite {suite['suite']}: of each run the best by {column['title']}{others}"]
     lines.append(results_table({**suite, "rows": rows}, intervals=True))
     unscored += [name for name, row in best.items() if not row]
     return lines + ([f"not scored yet: {', '.join(unscored)}"] if unscored else [])

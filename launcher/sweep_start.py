@@ -52,7 +52,7 @@ def run_all_here(sweep: Sweep, root: Path, _: int | None) -> int:
         codes.append(run_here(recipe, run))
         if run.stop_request.exists():
             break
-    print(comparison(runs))
+    print(f"{comparison(runs)}\n\ncurves    {own_command()} board {root}")
     for run in runs[len(codes) :]:
         print(f"not started: `{own_command()} resume {run.root}` starts it")
     return next((code for code in codes if code != ExitCode.DONE), ExitCode.DONE)

@@ -3,14 +3,16 @@
 import pytest
 
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm.commands import requeue
+from cluster.slurm.commands import find_job, requeue
 from tests.conftest import wait_until
 from tests.integration.test_slurm import QUICK, START_TIMEOUT_S, Cluster, cluster, pytestmark
 
 __all__ = ["cluster", "pytestmark"]  # the fixture, and where it is skipped
 
 
-def test_the_runs_of_a_sweep_are_tasks_of_one_array_and_each_is_a_run(cluster: Cluster) -> None:
+def test_the_runs_of_a_sweep_are_tasks_of_one_array_and_each_is_a_run(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     printed = cluster.letterpress(
         *("submit", "recipes/mini.yaml", "--on", "slurm", "--name", "swept", "--at-once", "1"),
         *("--sweep", "train.optim.lr=1e-3,2e-3", "--set", "ranks.per_node=1", "train.steps=2"),
@@ -18,13 +20,16 @@ def test_the_runs_of_a_sweep_are_tasks_of_one_array_and_each_is_a_run(cluster: C
     )
     folder = cluster.checkout / "runs" / "swept"
     first, second = RunFolder(folder / "lr-1e-3"), RunFolder(folder / "lr-2e-3")
-    array = read_json(first.state)["slurm_job"]["number"].removesuffix("_0")
+    job = read_json(first.state)["slurm_job"]
+    array = job["number"].removesuffix("_0")
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    assert find_job(job["token"]) == array
     assert f"queued as job {array}, a task for each of 2 runs" in printed
     assert "lr-2e-3: queued" in cluster.letterpress("status", str(second.root))
     cluster.letterpress("cancel", str(second.root))
-    job = cluster.wait(f"{array}_0", START_TIMEOUT_S)
+    ended = cluster.wait(f"{array}_0", START_TIMEOUT_S)
     output = first.root / f"slurm-{array}_0.out"
-    assert job["JobState"] == "COMPLETED", output.read_text()
+    assert ended["JobState"] == "COMPLETED", output.read_text()
     (attempt,) = read_json(first.state)["attempts"]
     assert attempt["job"] == f"{array}_0"
     assert 0 <= attempt["started"] - attempt["queued"] < 60

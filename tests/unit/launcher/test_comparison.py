@@ -90,7 +90,7 @@ def test_the_newest_validation_loss_is_shown_where_there_is_one(sweep: list[RunF
 def test_the_best_checkpoint_of_each_run_is_shown_the_best_first(sweep: list[RunFolder]) -> None:
     # All are equal by OCR F1, so the next column of the headline decides; 10 is before 20.
     told = comparison(sweep).splitlines()[5:]
-    assert told[0] == "suite words: of each run the best by CLIPScore"
+    assert told[0] == "suite words: of each run the best by CLIPScore; --by names another metric"
     assert told[1].split() == ["OCR", "F1", "↑", "CLIPScore", "↑", "Fréchet", "↓", "n"]
     assert [row.split() for row in told[2:4]] == [
         ["rank-8@10", "0.00", "75.00±2.00", "0.40", "48"],
