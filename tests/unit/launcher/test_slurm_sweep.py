@@ -14,7 +14,7 @@ from cluster.slurm.commands import NoAnswer, Refused
 from launcher.recipe import load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.slurm import cancel_job, job_script, queue_run, recipe_of, resume_job
-from launcher.slurm_job import begin, requeue_own_job
+from launcher.slurm_job import begin, end, requeue_own_job
 from launcher.slurm_sweep import array_script, submit_sweep
 from launcher.sweep import Sweep, sweep_of
 from tests.conftest import CHECKOUT
@@ -161,6 +161,19 @@ def test_a_task_begins_as_itself_and_queues_itself_again_not_the_array(
         ["update", "JobId=17_1", "ExcNodeList="],
         ["update", "JobId=17_1", "StartTime=now+10"],
     ]
+
+
+def test_what_a_task_printed_is_read_for_the_verdict(
+    runs: list[RunFolder], slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in TASK.items():
+        monkeypatch.setenv(key, value)
+    slurm.does("scontrol", "echo n1")
+    printed = "slurmstepd: error: Detected 1 oom_kill event in StepId=17.0\n"
+    (runs[1].root / "slurm-17_1.out").write_text(printed)
+    end(runs[1], begin(runs[1]))
+    (attempt,) = read_json(runs[1].state)["attempts"]
+    assert attempt["verdict"]["cause"] == "out_of_memory"
 
 
 def test_a_run_whose_task_has_ended_is_resumed_by_a_job_of_its_own(
