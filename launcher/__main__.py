@@ -30,6 +30,7 @@ PLAN_NUMBERS = (
 )  # fmt: skip
 FOLLOW_EVERY_S = 0.5
 Load = Callable[[Path, Sequence[str]], Recipe]
+"""Reads a recipe, with `key=value` overrides."""
 RESUME_HINTS = {
     "starting": "`letterpress status` says how far it is",
     "running": "stop it first",

@@ -61,7 +61,7 @@ def array_script(sweep: Sweep, root: Path, at_once: int | None = None) -> str:
 
 def submit_sweep(sweep: Sweep, root: Path, at_once: int | None = None) -> str:
     """Freeze a sweep and queue it; the array's number. Nothing is left if SLURM refuses it."""
-    script = array_script(sweep, root, at_once)
+    script = array_script(sweep, root.absolute(), at_once)
     check_asked(asked_of(sweep.recipes[0]))
     runs = freeze_sweep(sweep, root)
     try:

@@ -71,6 +71,16 @@ def test_a_sweep_is_one_array_whose_tasks_start_the_runs_own_scripts(
         assert run.job_script.read_text() == job_script(recipe_of(run), run.root)
 
 
+def test_the_script_means_the_same_wherever_the_task_starts(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    submit_sweep(swept("train.lora.rank=4"), Path("runs") / "s")
+    written = (tmp_path / "runs" / "s" / "job.sh").read_text()
+    assert f"SWEEP={tmp_path}/runs/s\n" in written
+    assert f'--output="{tmp_path}/runs/s/slurm-%A_%a.out"' in written
+
+
 def test_a_task_runs_the_script_of_its_run_where_its_output_is_found(
     runs: list[RunFolder], tmp_path: Path
 ) -> None:
