@@ -52,7 +52,8 @@ def _suite_lines(runs: Mapping[str, Results], by: str | None, unscored: list[str
     rows.sort(key=lambda row: _worse(row, column))
     others = "" if by else "; --by names another metric"
     lines = [f"suite {suite['suite']}: of each run the best by {column['title']}{others}"]
-    lines.append(results_table({**suite, "rows": rows}, intervals=True))
+    columns = [{**c, "headline": c["headline"] or c is column} for c in suite["columns"]]
+    lines.append(results_table({**suite, "columns": columns, "rows": rows}, intervals=True))
     unscored += [name for name, row in best.items() if not row]
     return lines + ([f"not scored yet: {', '.join(unscored)}"] if unscored else [])
 

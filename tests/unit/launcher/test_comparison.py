@@ -15,6 +15,7 @@ COLUMNS = [
     {"key": "ocr_f1/x@1", "title": "OCR F1", "higher_is_better": True},
     {"key": "clip_score/c@1", "title": "CLIPScore", "higher_is_better": True},
     {"key": "frechet/c@1", "title": "Fréchet", "higher_is_better": False},
+    {"key": "cer/x@1", "title": "CER", "higher_is_better": False, "headline": False},
 ]
 
 
@@ -34,7 +35,7 @@ def score(run: RunFolder, digest: str = "d", **by_step: tuple[float, float, floa
         {
             "name": f"step {step[1:]}",
             "step": int(step[1:]),
-            "values": dict(zip(keys, values, strict=True)),
+            "values": dict(zip(keys, (*values, 0.7), strict=True)),
             "intervals": {keys[1]: [values[1] - 2, values[1] + 2]},
             "complete": True,
             "n_scored": 48,
@@ -43,7 +44,7 @@ def score(run: RunFolder, digest: str = "d", **by_step: tuple[float, float, floa
         }
         for step, values in by_step.items()
     ]
-    columns = [{**column, "headline": True, "decimals": 2} for column in COLUMNS]
+    columns = [{"headline": True, "decimals": 2, **column} for column in COLUMNS]
     results = {"suite": "words", "digest": digest, "columns": columns, "absent": {}, "rows": rows}
     write_json(run.evaluation(f"words-{digest}") / "results.json", results)
 
@@ -103,7 +104,9 @@ def test_another_metric_can_decide(sweep: list[RunFolder]) -> None:
     told = comparison(sweep, by="frechet").splitlines()[5:]
     assert told[0].endswith("the best by Fréchet")
     assert [row.split()[0] for row in told[2:4]] == ["rank-8@20", "rank-4@20"]
-    with pytest.raises(ValueError, match="by 'fid': there is clip_score, frechet, ocr_f1"):
+    assert "CER" not in told[1]
+    assert "CER ↓" in comparison(sweep, by="cer")  # though it is not of the headline
+    with pytest.raises(ValueError, match="by 'fid': there is cer, clip_score, frechet, ocr_f1"):
         comparison(sweep, by="fid")
 
 
