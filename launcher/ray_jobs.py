@@ -49,11 +49,17 @@ def submit(run: RunFolder, client: Any) -> str:
         if state["outcome"] is None:
             return str(job["id"])
         _await_end(client, job["id"])
-    if job is None or status or has_begun(state):
-        job = {"id": f"{run.root.name}-{secrets.token_hex(4)}"}
-    write_json(run.state, {**state, "ray_job": job, "outcome": None})
+    is_used = job is None or status or has_begun(state)
+    job = expect_job(run, None if is_used else job)
     _submit(run, client, job["id"])
     return str(job["id"])
+
+
+def expect_job(run: RunFolder, job: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write down what a run's job will be known by, a new one if None, before Ray is asked."""
+    job = job or {"id": f"{run.root.name}-{secrets.token_hex(4)}"}
+    write_json(run.state, {**read_json(run.state), "ray_job": job, "outcome": None})
+    return job
 
 
 def has_begun(state: dict[str, Any]) -> bool:

@@ -23,13 +23,16 @@ CHECKOUT = Path(__file__).parents[1]
 # Tests that start a Ray: two at once on one machine take each other's agents for their own.
 RAY_TESTS = {"test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job"}
 
+BESIDE = {"test_sweep": "test_slurm"}  # one SLURM at a time
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -n 2 --dist loadgroup` runs two files at a time, but one Ray."""
     for item in items:
         on_ray = "integration" in item.path.parts and item.path.stem in RAY_TESTS
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+        alone = "ray" if on_ray else BESIDE.get(item.path.stem, item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(alone))
 
 
 @pytest.fixture(scope="session")
