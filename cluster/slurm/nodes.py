@@ -155,9 +155,18 @@ def nodes_of(partition: str) -> list[str]:
 def down_nodes(nodes: Iterable[str]) -> list[str]:
     """Those of these nodes that SLURM takes for dead, or that do not answer it."""
     states = _node_states("--nodes", ",".join(checked_nodes(nodes)))
-    return [node for node, state in states.items() if state.startswith("down") or "*" in state]
+    return [node for node, (state, reason) in states.items() if _is_down(state, reason)]
 
 
-def _node_states(*chosen: str) -> dict[str, str]:
-    told = call("sinfo", "--noheader", "--Node", "--format=%N|%T", *chosen)
-    return dict(line.split("|") for line in told.splitlines() if line.count("|") == 1)
+def _is_down(state: str, reason: str) -> bool:
+    # While 22.05 counts cores of the lost job, it shows a node that is down as one that works: only
+    # the reason tells. A node that drains has one, too, and is shown as such.
+    in_its_place = state in ("allocated", "mixed", "completing") and reason != "none"
+    return state.startswith("down") or "*" in state or in_its_place
+
+
+def _node_states(*chosen: str) -> dict[str, tuple[str, str]]:
+    """The state of each node, and why it is not to be used, or `none`."""
+    told = call("sinfo", "--noheader", "--Node", "--format=%N|%T|%E", *chosen)
+    rows = [line.split("|", 2) for line in told.splitlines() if line.count("|") >= 2]
+    return {node: (state, reason) for node, state, reason in rows}

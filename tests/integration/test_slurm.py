@@ -1,5 +1,6 @@
 """slurm/*.sh as typed, on a real SLURM whose nodes and GPUs are made up."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+TESTBED = CHECKOUT / "slurm" / "testbed"
 # What the recipe says, but quick.
 QUICK = ("train.data.words.samples=64", "train.preview=null")
 ENDLESS = ("train.steps=100000", "train.save_every=100000", "train.log_every=1", *QUICK)
@@ -42,6 +44,7 @@ class Cluster:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {f"XDG_{name}_HOME": str(checkout / name.lower()) for name in ("CACHE", "CONFIG")}
         self.environment = {**outside, **own, "SLURM_CONF": slurm_conf, "PATH": path}
+        self.nodes = self.type("sinfo", "-h", "--Node", "--partition=main", "--format=%N").split()
 
     def type(self, *command: str) -> str:
         """What a command prints."""
@@ -69,6 +72,10 @@ class Cluster:
         shown = self.type("scontrol", "show", "job", "-o", number)
         return dict(re.findall(r"(\S+?)=(\S*)", shown))
 
+    def nodes_of(self, number: str, key: str = "NodeList") -> list[str]:
+        """The nodes that a job has, or avoids."""
+        return self.type("scontrol", "show", "hostnames", self.job(number)[key]).split()
+
     def wait(self, number: str, timeout_s: float) -> dict[str, str]:
         """Wait until a job has ended."""
         wait_until(lambda: self.job(number)["JobState"] in ENDED, timeout_s)
@@ -91,8 +98,16 @@ def is_training(run: RunFolder, attempt: int) -> bool:
 
 
 def pid_of(run: RunFolder, attempt: int, rank: int) -> int:
-    """The process of a rank."""
-    return int(read_json(run.attempt(attempt).heartbeat(rank))["pid"])
+    """The process of a rank, by the number that it has here: its node may count from 1."""
+    inside = read_json(run.attempt(attempt).heartbeat(rank))["pid"]
+    marks = {f"LETTERPRESS_RUN={run.root}", f"RANK={rank}"}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            numbers = re.findall(r"^NSpid:.*\t(\d+)$", (entry / "status").read_text(), re.MULTILINE)
+            variables = (entry / "environ").read_text(errors="replace").split("\0")
+            if numbers == [str(inside)] and marks <= set(variables):
+                return int(entry.name)
+    raise AssertionError(f"rank {rank} does not run")
 
 
 def parent_of(pid: int) -> int:
@@ -100,11 +115,11 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.fixture(scope="module")
-def cluster(checkout: Path) -> Iterator[Cluster]:
-    """Three nodes with eight A100s each that are files."""
+@contextlib.contextmanager
+def start_cluster(checkout: Path, nodes: int) -> Iterator[Cluster]:
+    """Nodes with eight A100s each that are files."""
     with subprocess.Popen(
-        [sys.executable, str(CHECKOUT / "slurm" / "testbed"), "--nodes", "3", "--gpus", "8"],
+        [sys.executable, str(TESTBED), "--nodes", str(nodes), "--gpus", "8"],
         stdout=subprocess.PIPE,
         text=True,
     ) as testbed:
@@ -113,6 +128,13 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         assert name == "SLURM_CONF", "the testbed did not start"
         yield Cluster(slurm_conf, checkout)
         testbed.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster(checkout: Path) -> Iterator[Cluster]:
+    """A cluster of three nodes."""
+    with start_cluster(checkout, nodes=3) as cluster:
+        yield cluster
 
 
 def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> None:
@@ -125,7 +147,7 @@ def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> 
     run = cluster.run_of(number)
     (record,) = run.attempt(0).node_records()
     assert [rank["rank"] for rank in record["ranks"]] == list(range(8))
-    assert record["host"].startswith("127.0.0.1")
+    assert record["host"] in cluster.nodes
     assert "8 ranks go on after step 0 of 2" in run.attempt(0).rank_log(0).read_text()
     assert [step for step, _ in published_steps(run.exports)] == [0, 2]
     state = read_json(run.state)
@@ -162,6 +184,7 @@ def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
         *("submit", "recipes/mini.yaml", "--on", "slurm", "--name", "submitted", "--set"),
         *("ranks.nodes=2", "ranks.per_node=1", "slurm.inside=[env, INSIDE=image]", *ENDLESS),
     )
+    first, second, third = cluster.nodes
     run = RunFolder(cluster.checkout / "runs" / "submitted")
     number = read_json(run.state)["slurm_job"]["number"]
     wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
@@ -169,14 +192,14 @@ def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
     assert "INSIDE=image" in environment
     os.kill(pid_of(run, 0, rank=1), signal.SIGKILL)
     wait_until(lambda: is_training(run, 1), START_TIMEOUT_S)
-    job = cluster.job(number)
-    assert (job["Restarts"], job["NodeList"]) == ("0", "127.0.0.[11-12]")  # in place
+    assert cluster.job(number)["Restarts"] == "0"
+    assert cluster.nodes_of(number) == [first, second]  # in place
     os.kill(parent_of(pid_of(run, 1, rank=1)), signal.SIGKILL)  # an agent, as if its node were gone
     wait_until(lambda: is_training(run, 2), START_TIMEOUT_S)
-    job = cluster.job(number)
-    assert job["ExcNodeList"] == "127.0.0.12"
-    assert (job["Restarts"], job["NodeList"]) == ("1", "127.0.0.[11,13]")
-    assert "left out   127.0.0.12 until" in cluster.letterpress("status", str(run.root))
+    assert cluster.job(number)["Restarts"] == "1"
+    assert cluster.nodes_of(number, "ExcNodeList") == [second]
+    assert cluster.nodes_of(number) == [first, third]
+    assert f"left out   {second} until" in cluster.letterpress("status", str(run.root))
     ranks = [pid_of(run, 2, rank) for rank in (0, 1)]
     left = [*ranks, *map(parent_of, ranks)]
     cluster.letterpress("cancel", str(run.root))
@@ -235,7 +258,7 @@ def test_a_node_with_another_environment_ends_the_job_before_a_rank_starts(
     )
     assert done.returncode != 0
     assert "error: preflight: versions: torch differs: " in done.stderr
-    assert "1.0 on 127.0.0.12: use one environment" in done.stderr
+    assert f"1.0 on {cluster.nodes[1]}: use one environment" in done.stderr
     records = run.attempt(0).node_records()
     assert [record["exit_code"] for record in records] == [ExitCode.BAD_INPUT] * 2
     assert not started.exists()

@@ -34,7 +34,7 @@ def run(
     """A run whose first attempt has begun in job 17 on n1 and n2, of three nodes."""
     for key, value in JOB.items():
         monkeypatch.setenv(key, value)
-    fake_slurm.answers("sinfo", "n1|mixed\nn2|mixed\nn3|idle\n")
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|mixed|none\nn3|idle|none\n")
     scontrol(fake_slurm)
     run = freeze(load_slurm_recipe(CHECKOUT / "recipes" / "mini.yaml"), tmp_path / "mini")
     assert begin(run) == 0
@@ -126,7 +126,7 @@ def test_who_stopped_a_run_decides_whether_it_goes_on(
 def test_a_job_that_slurm_queued_again_itself_is_judged_when_it_is_back(
     run: RunFolder, fake_slurm: FakeSlurm
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|mixed\nn2|down*\n")
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|down*|Not responding\n")
     run.request_stop("SIGTERM to the agent on n1")  # SLURM ended it for the sake of n2
     assert begin(run) == 1
     attempt = read_json(run.state)["attempts"][0]
@@ -144,7 +144,7 @@ def test_one_that_makes_no_progress_is_not_begun_for_ever(run: RunFolder) -> Non
 def test_enough_nodes_stay_for_the_job(
     run: RunFolder, ended: Callable[..., None], fake_slurm: FakeSlurm
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|mixed\nn2|mixed\n")  # all that the partition has
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|mixed|none\n")  # all that the partition has
     ended("n1", ExitCode.RETRY_ELSEWHERE, by="SIGABRT")
     end(run, 0)
     requeue_own_job(run)

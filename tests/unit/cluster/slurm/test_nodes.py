@@ -82,5 +82,14 @@ def test_the_check_is_one_question(fake_slurm: FakeSlurm) -> None:
 
 
 def test_nodes_that_do_not_answer_count_as_down(fake_slurm: FakeSlurm) -> None:
-    fake_slurm.answers("sinfo", "n1|allocated\nn2|down*\nn3|allocated*\nn4|drained\n")
+    states = "n1|allocated|none\nn2|down*|Not responding\nn3|allocated*|none\nn4|drained|fan\n"
+    fake_slurm.answers("sinfo", states)
     assert down_nodes(["n1", "n2", "n3", "n4"]) == ["n2", "n3"]
+
+
+def test_a_node_that_is_down_is_known_by_its_reason_while_slurm_still_counts_its_cores(
+    fake_slurm: FakeSlurm,
+) -> None:
+    # 22.05.8, seconds after `scontrol update state=down reason=lost` of a node with a job.
+    fake_slurm.answers("sinfo", "n7|mixed|lost\nn8|mixed|none\nn9|draining|fan\n")
+    assert down_nodes(["n7", "n8", "n9"]) == ["n7"]
