@@ -115,17 +115,24 @@ def free_port(key: str) -> int:
 
     `key` (a run's path, a job's id) spreads the choices of neighbours over the range.
     """
+    return free_ports(key, 1)[0]
+
+
+def free_ports(key: str, number: int) -> list[int]:
+    """So many such ports in a row."""
     first, last = FIRST_PORT, min(LAST_PORT, _first_ephemeral_port() - 1)
     if last <= first:
         first = 1024
     if last <= first:  # a site that hands out all of them: the test below must do
         first, last = FIRST_PORT, LAST_PORT
     start = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-    for offset in range(last - first + 1):
-        port = first + (start + offset) % (last - first + 1)
-        if _is_free(port):
-            return port
-    raise MachineFault(f"no port from {first} to {last} is free")
+    choices = last - first + 2 - number
+    for offset in range(choices):
+        port = first + (start + offset) % choices
+        row = list(range(port, port + number))
+        if all(map(_is_free, row)):
+            return row
+    raise MachineFault(f"no {number} ports in a row from {first} to {last} are free")
 
 
 def _is_free(port: int) -> bool:

@@ -40,6 +40,7 @@ class RunFolder:
         self.code = self.root / "code"
         self.state = self.root / "state.json"
         self.job_script = self.root / "job.sh"
+        self.farm_script = self.root / "farm.sh"
         self.stop_request = self.root / "STOP"
         self.attempts = self.root / "attempts"
         self.checkpoints = self.root / "checkpoints"
@@ -86,6 +87,10 @@ class RunFolder:
     def evaluation(self, suite: str) -> Path:
         """Ledger, images and report of one suite."""
         return self.evaluations / suite
+
+    def farm_head(self, job: str) -> Path:
+        """Where the nodes of a farm's job find the head of its Ray."""
+        return self.evaluations / f"ray-{job}.json"
 
     def verdict(self, suite: str) -> Path:
         """A suite's numbers by step, as the trainer reads them: to stop early, to keep the best."""

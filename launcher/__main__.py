@@ -396,8 +396,11 @@ def _show(recipe: Recipe, root: Path, on: str) -> None:
     """What would run: the job's script, or the recipe with every default spelled out."""
     if on == "slurm":
         from launcher.slurm import job_script
+        from launcher.slurm_farm import farm_script
 
         print(job_script(recipe, root.absolute()), end="", flush=True)
+        if recipe.eval and recipe.slurm and recipe.slurm.farm:
+            print(f"\n{farm_script(recipe, root.absolute())}", end="", flush=True)
     else:
         where = f"each of {recipe.ranks.nodes} nodes of Ray" if on == "ray" else "this machine"
         print(f"# would run in {root.absolute()}, {recipe.ranks.per_node} ranks on {where}")
@@ -420,11 +423,14 @@ def _show_sweep(sweep: Sweep, root: Path, arguments: argparse.Namespace) -> None
 
 def _queue(recipe: Recipe, root: Path) -> int:
     from launcher.slurm import submit_run
+    from launcher.slurm_farm import farm_job
 
     job = submit_run(recipe, root)
     print(f"queued as job {job}; `{own_command()} status {root}` says how it goes")
-    if recipe.eval:
-        print(f"`python -m evalfarm watch --run {root}` scores its checkpoints, on any machine")
+    if farm := farm_job(read_json(RunFolder(root).state)):
+        print(f"its farm is job {farm}, which starts when that has")
+    elif recipe.eval:
+        print(f"`sbatch slurm/evalfarm.sh {root}` scores its checkpoints; so does slurm.farm")
     return ExitCode.DONE
 
 

@@ -1,8 +1,9 @@
 """How SLURM is asked for nodes: a section of the recipe, and below it a file of the site's."""
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,36 @@ from cluster.config import build, read_yaml
 
 # Each is a word of an #SBATCH line: nothing that ends the word or the line.
 WORD = re.compile(r"[^\s'\"\\#`$;<>]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmJobConfig:
+    """The farm as a job of its own, which starts when the training has.
+
+    Account, hours and python are the training's. It may be preempted and lose nodes at any moment.
+    """
+
+    nodes: int = 1
+    """Nodes of its Ray."""
+    gpus_per_node: int = 1
+    """0 where eval.device is cpu."""
+    cpus_per_node: int = 8
+    """Cores: one for each generator and each scorer."""
+    partition: str | None = None
+    """Where it queues, such as where jobs may be preempted; null: where the training does."""
+    qos: str | None = None
+    """Quality of service; null: the training's."""
+    flags: tuple[str, ...] = ()
+    """Further flags of sbatch."""
+
+    def __post_init__(self) -> None:
+        _check_words(self, ("partition", "qos"))
+        _check_flags(self, ("flags",))
+        if min(self.nodes, self.cpus_per_node) < 1 or self.gpus_per_node < 0:
+            raise ValueError(
+                "nodes and cpus_per_node must be at least 1, gpus_per_node at least 0, got "
+                f"{self.nodes}, {self.cpus_per_node} and {self.gpus_per_node}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +80,17 @@ class SlurmConfig:
     """What the agents are started by, such as [apptainer, exec, --nv, train.sif]."""
     python: Path | None = None
     """The interpreter on the nodes; null: the one that runs letterpress."""
+    farm: FarmJobConfig | None = None
+    """A second job that scores the checkpoints of a recipe with an eval section; null: none."""
 
     def __post_init__(self) -> None:
-        for key in ("partition", "account", "qos", "constraint", "gpu_type"):
-            value = getattr(self, key)
-            if value is not None and not WORD.fullmatch(value):
-                raise ValueError(f"{key} must be one plain word, got {value!r}")
-        for key in ("flags", "srun_flags"):
-            for flag in getattr(self, key):
-                if not (flag.startswith("--") and WORD.fullmatch(flag)):
-                    raise ValueError(f"{key} takes flags such as --exclusive, got {flag!r}")
+        _check_words(self, ("partition", "account", "qos", "constraint", "gpu_type"))
+        _check_flags(self, ("flags", "srun_flags"))
+        if self.farm and (self.inside or self.srun_flags):
+            raise ValueError(
+                "farm starts its programs as they are, without inside and srun_flags: leave it out "
+                "and start slurm/evalfarm.sh by hand, changed to what your containers need"
+            )
         for key in ("cpus_per_gpu", "memory_gb", "hours", "exclude_h"):
             value = getattr(self, key)
             if value is not None and value <= 0:
@@ -68,6 +100,11 @@ class SlurmConfig:
                 f"save_before_end_s must be from 0 to the time limit of {self.hours:g} h, "
                 f"got {self.save_before_end_s}"
             )
+
+
+def minutes(slurm: SlurmConfig) -> int:
+    """The time limit of a job, as SLURM counts it."""
+    return math.ceil(60 * slurm.hours)
 
 
 def site_file(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -90,3 +127,17 @@ def site_keys(path: Path | None) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return keys
+
+
+def _check_words(config: object, keys: Iterable[str]) -> None:
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and not WORD.fullmatch(value):
+            raise ValueError(f"{key} must be one plain word, got {value!r}")
+
+
+def _check_flags(config: object, keys: Iterable[str]) -> None:
+    for key in keys:
+        for flag in getattr(config, key):
+            if not (flag.startswith("--") and WORD.fullmatch(flag)):
+                raise ValueError(f"{key} takes flags such as --exclusive, got {flag!r}")

@@ -1,6 +1,5 @@
 """The backend that runs on SLURM: a job script like those in slurm/, queued once, and ended."""
 
-import math
 import secrets
 import shlex
 import shutil
@@ -27,7 +26,8 @@ from cluster.slurm.nodes import Asked, check_asked
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job
-from launcher.site import SlurmConfig, site_file, site_keys
+from launcher.site import SlurmConfig, minutes, site_file, site_keys
+from launcher.slurm_farm import cancel_farm, queue_farm
 
 # From here on what is rendered is what slurm/train_8xA100.sh says; a test holds them together.
 BODY = """\
@@ -93,14 +93,23 @@ def job_script(recipe: Recipe, run: Path) -> str:
 
 
 def submit_run(recipe: Recipe, root: Path) -> str:
-    """Freeze a recipe and queue it; the job's number. Nothing is left if SLURM refuses it."""
+    """Freeze a recipe and queue it, with its farm; the job's number.
+
+    Nothing is left if SLURM refuses either.
+    """
     check_asked(asked_of(recipe))
     run = freeze(recipe, root)
     try:
-        return queue_run(recipe, run)
+        number = queue_run(recipe, run)
+        try:
+            queue_farm(recipe, run, number)
+        except Refused:
+            cancel(number)
+            raise
     except (Refused, NoSlurm):
         shutil.rmtree(run.root)
         raise
+    return number
 
 
 def queue_run(recipe: Recipe, run: RunFolder) -> str:
@@ -150,7 +159,10 @@ def note_number(run: RunFolder, number: str) -> str:
 def resume_job(run: RunFolder, *, is_queued: bool) -> str:
     """Queue a new job for a run, or let the one that waits start now; what was done, in a line."""
     if not is_queued:
-        return f"queued as job {queue_run(recipe_of(run), run)}"
+        recipe = recipe_of(run)
+        number = queue_run(recipe, run)
+        queue_farm(recipe, run, number)
+        return f"queued as job {number}"
     job = slurm_job(read_json(run.state))
     assert job is not None
     start_now(job)
@@ -164,6 +176,7 @@ def cancel_job(run: RunFolder) -> str:
     if job is None or state["outcome"]:
         raise ValueError(f"{run.root} is {state['outcome'] or 'new'}: there is no job to cancel")
     cancel(job)
+    cancel_farm(run)
     write_json(run.state, {**read_json(run.state), "outcome": "cancelled"})
     return f"cancelled job {job}; what was published last can be resumed from"
 
@@ -186,7 +199,7 @@ def flags_of(recipe: Recipe, output: Path) -> Iterator[str]:
     if unfit := set(folder) & set('"\\\n'):
         raise ValueError(f"{folder}: SLURM cannot write into a path with {unfit.pop()!r} in it")
     gpus = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
-    minutes = _minutes(slurm)
+    limit = minutes(slurm)
     yield f"--job-name={recipe.name}"
     for key in ("partition", "account", "qos", "constraint"):
         if value := getattr(slurm, key):
@@ -197,7 +210,7 @@ def flags_of(recipe: Recipe, output: Path) -> Iterator[str]:
     yield f"--cpus-per-task={slurm.cpus_per_gpu * recipe.ranks.per_node}"
     if slurm.memory_gb:
         yield f"--mem={slurm.memory_gb}G"
-    yield f"--time={minutes // 60:02d}:{minutes % 60:02d}:00"
+    yield f"--time={limit // 60:02d}:{limit % 60:02d}:00"
     yield f"--signal=B:USR1@{slurm.save_before_end_s}"
     yield from ("--requeue", "--open-mode=append")
     yield f'--output="{folder.replace("%", "%%")}/{output.name}"'
@@ -214,9 +227,5 @@ def asked_of(recipe: Recipe) -> Asked:
         gpu_type=slurm.gpu_type,
         cpus_per_node=slurm.cpus_per_gpu * recipe.ranks.per_node,
         memory_gb=slurm.memory_gb,
-        minutes=_minutes(slurm),
+        minutes=minutes(slurm),
     )
-
-
-def _minutes(slurm: SlurmConfig) -> int:
-    return math.ceil(60 * slurm.hours)

@@ -19,6 +19,7 @@ from cluster.verdict.restart import Decision
 from cluster.verdict.verdict import Cause, SchedulerFacts
 from launcher.site import SlurmConfig
 from launcher.slurm import queue_run, recipe_of
+from launcher.slurm_farm import farm_job, farm_output
 
 OUTPUT_LINES = 50
 
@@ -40,9 +41,13 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
     node = slurm_node({"SLURM_NODEID": "0", **environment})
     hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
     queued = queued_at(job)  # null: SLURM gave no answer, and the queue stays unknown
-    return begin_attempt(
+    number = begin_attempt(
         run, backend="slurm", job=job, hosts=hosts, ranks_per_node=node.ranks, queued=queued
     )
+    if farm := farm_job(read_json(run.state)):
+        link = run.attempt(number).farm_log  # one for all attempts: the farm lives through them
+        link.symlink_to(os.path.relpath(farm_output(run, farm), link.parent))
+    return number
 
 
 def end(run: RunFolder, number: int) -> tuple[str, int]:

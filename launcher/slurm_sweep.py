@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.run_folder import RunFolder, write_text
-from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, submit_once
+from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, submit_once
 from cluster.slurm.nodes import check_asked
 from launcher.recipe import Recipe
 from launcher.slurm import asked_of, expect_job, flags_of, new_token, note_number
+from launcher.slurm_farm import cancel_farm, queue_farm
 from launcher.sweep import Sweep, freeze_sweep
 
 BODY = """\
@@ -84,4 +85,17 @@ def _queue(script: str, recipes: Sequence[Recipe], runs: Sequence[RunFolder]) ->
         raise NoAnswer(f"{error}: {hint}") from None
     for task, run in enumerate(runs):
         note_number(run, f"{number}_{task}")
+    _queue_farms(recipes, runs, number)
     return number
+
+
+def _queue_farms(recipes: Sequence[Recipe], runs: Sequence[RunFolder], array: str) -> None:
+    """Queue the farms that the recipes ask for; where SLURM refuses one, nothing stays queued."""
+    try:
+        for task, (recipe, run) in enumerate(zip(recipes, runs, strict=True)):
+            queue_farm(recipe, run, f"{array}_{task}")
+    except Refused:
+        cancel(array)
+        for run in runs:
+            cancel_farm(run)
+        raise

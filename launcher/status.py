@@ -13,6 +13,7 @@ from launcher.follow import progress_line
 from launcher.ray_jobs import job_line
 from launcher.run_state import ask_slurm, is_on_ray, main_beat, run_state, slurm_job
 from launcher.runs import short_names
+from launcher.slurm_farm import farm_job, farm_output
 
 
 def overview(runs: list[RunFolder]) -> str:
@@ -106,6 +107,8 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     output = run.root / f"slurm-{slurm_job(state)}.out"
     if output.exists():
         lines.append(f"output     {output}")
+    if farm := farm_job(state):
+        lines.append(f"farm       job {farm}, which prints to {farm_output(run, farm)}")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))

@@ -21,7 +21,14 @@ from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
 # Tests that start a Ray: two at once on one machine take each other's agents for their own.
-RAY_TESTS = {"test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job"}
+RAY_TESTS = {
+    "test_dispatch",
+    "test_farm",
+    "test_farm_chaos",
+    "test_farm_on_slurm",
+    "test_local_job",
+    "test_ray_job",
+}
 
 BESIDE = {"test_sweep": "test_slurm"}  # one SLURM at a time
 

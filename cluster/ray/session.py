@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from cluster.exit_codes import MachineFault
 
 CONNECT_TIMEOUT_S = 10.0
+# No word to anybody outside; and what asks for no GPU sees those that the node has.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def prepare_environment() -> None:
@@ -20,8 +22,8 @@ def prepare_environment() -> None:
     A Ray of our own carries a token of its own: no other user of the machine can join it.
     """
     assert "ray" not in sys.modules, "too late: Ray is imported"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     if not os.environ.get("RAY_ADDRESS"):
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

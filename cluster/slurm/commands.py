@@ -91,12 +91,17 @@ def own_job(environment: Mapping[str, str]) -> str | None:
     return environment.get("SLURM_JOB_ID")
 
 
-def submit_once(script: Path, token: str, *, excluded: Sequence[str] = ()) -> str:
+def submit_once(
+    script: Path, token: str, *, excluded: Sequence[str] = (), after: str | None = None
+) -> str:
     """Queue a script, unless a job with this token is queued already; the job's number.
 
-    A controller that does not answer in time may have queued it: it is looked for first.
+    It starts once the job `after` has. A controller that does not answer in time may have queued
+    it: it is looked for first.
     """
     command = ["sbatch", "--parsable", f"--comment={token}"]
+    if after:
+        command.append(f"--dependency=after:{checked_job(after)}")
     if excluded:
         command.append(f"--exclude={','.join(checked_nodes(excluded))}")
     failure: NoAnswer | None = None

@@ -10,6 +10,7 @@ from cluster.exit_codes import MachineFault
 from cluster.rendezvous import (
     await_address,
     free_port,
+    free_ports,
     local_node,
     node_of,
     publish_address,
@@ -29,6 +30,15 @@ def test_a_port_that_is_taken_is_not_chosen() -> None:
         taken.bind(("", port))
         taken.listen()
         assert free_port("a run") != port
+
+
+def test_ports_in_a_row_are_all_free() -> None:
+    row = free_ports("a run", 12)
+    assert row == list(range(row[0], row[0] + 12))
+    with socket.socket() as taken:
+        taken.bind(("", row[5]))
+        taken.listen()
+        assert row[5] not in free_ports("a run", 12)
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")

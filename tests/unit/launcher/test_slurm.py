@@ -14,7 +14,7 @@ from cluster.slurm.commands import NoAnswer, Refused
 from cluster.slurm.excluded import exclude
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
-from launcher.site import SlurmConfig
+from launcher.site import FarmJobConfig, SlurmConfig
 from launcher.slurm import (
     BODY,
     cancel_job,
@@ -24,6 +24,9 @@ from launcher.slurm import (
     resume_job,
     submit_run,
 )
+from launcher.slurm_farm import BODY as FARM_BODY
+from launcher.slurm_farm import farm_job, farm_script
+from launcher.status import details
 from tests.conftest import CHECKOUT
 from tests.fake_slurm import FakeSlurm
 
@@ -55,6 +58,15 @@ CONFIGS = {
 }
 
 
+FARM = FarmJobConfig(nodes=3, partition="preemptible", qos="low", flags=("--exclusive",))
+
+
+def farm() -> str:
+    """The script of a farm's job."""
+    slurm = SlurmConfig(account="lab", hours=12, python=PYTHON, farm=FARM)
+    return farm_script(replace(load_recipe(MINI), slurm=slurm), Path("/shared/my runs/mini"))
+
+
 def script(name: str) -> str:
     """The script of a configuration above."""
     ranks, config = CONFIGS[name]
@@ -73,6 +85,13 @@ def test_the_script_is_the_golden_one_and_bash_reads_it(name: str) -> None:
 def test_what_is_typed_does_the_same_as_what_is_rendered(name: str) -> None:
     assert (CHECKOUT / "slurm" / name).read_text().endswith(BODY)
     assert script("one_node").endswith(BODY)
+
+
+def test_the_farms_script_is_the_golden_one_and_does_what_is_typed() -> None:
+    path = GOLDEN / "farm.sh"
+    assert farm() == path.read_text()
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    assert (CHECKOUT / "slurm" / "evalfarm.sh").read_text().endswith(FARM_BODY)
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +133,12 @@ def test_a_mistake_in_the_sites_file_names_the_file(
         "slurm.srun_flags=['--x; id']",
         "slurm.hours=0",
         "slurm.hours=0.01",
+        "slurm.farm.partition='low; id'",
+        "slurm.farm.nodes=0",
     ],
 )
 def test_what_could_end_a_line_of_the_script_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match=r"^slurm: "):
+    with pytest.raises(ValueError, match=r"^slurm(\.farm)?: "):
         load_slurm_recipe(MINI, [wrong])
 
 
@@ -245,6 +266,73 @@ def test_a_folder_that_cannot_be_made_is_one_line(recipe: Recipe, tmp_path: Path
         submit_run(recipe, tmp_path / "runs" / "mini")
 
 
+@pytest.fixture
+def with_farm(recipe: Recipe, fake_slurm: FakeSlurm) -> Recipe:
+    """The mini recipe with a farm of its own: the training becomes job 17, the farm 18."""
+    fake_slurm.does("sbatch", 'case "$*" in *dependency*) echo 18;; *) echo 17;; esac')
+    return load_slurm_recipe(MINI, ["slurm.farm.gpus_per_node=0"])
+
+
+def test_the_farm_is_queued_to_start_when_the_training_has(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    assert submit_run(with_farm, tmp_path / "mini") == "17"
+    run = RunFolder(tmp_path / "mini")
+    state = read_json(run.state)
+    assert (state["slurm_job"]["number"], farm_job(state)) == ("17", "18")
+    token = state["slurm_farm"]["token"]
+    asked = f"sbatch --parsable --comment={token} --dependency=after:17 {run.farm_script}"
+    assert fake_slurm.calls("sbatch")[1] == asked
+    assert run.farm_script.read_text() == farm_script(with_farm, run.root)
+    fake_slurm.answers("squeue", "17|PENDING|Priority|\n")
+    assert f"farm       job 18, which prints to {run.root}/eval/slurm-18.out" in details(run)
+
+
+def test_a_recipe_without_an_eval_section_has_no_farm(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(replace(with_farm, eval=None), tmp_path / "mini")
+    assert len(fake_slurm.calls("sbatch")) == 1
+
+
+def test_a_farm_that_slurm_refuses_takes_the_training_out_of_the_queue(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    refuse = 'echo "sbatch: error: Invalid qos" >&2; exit 1'
+    fake_slurm.does("sbatch", f'case "$*" in *dependency*) {refuse};; *) echo 17;; esac')
+    fake_slurm.answers("scancel")
+    with pytest.raises(Refused, match="SLURM refused: Invalid qos"):
+        submit_run(with_farm, tmp_path / "mini")
+    assert fake_slurm.calls("scancel") == ["scancel 17"]
+    assert not (tmp_path / "mini").exists()
+
+
+@pytest.mark.parametrize(("farms_state", "queued_anew"), [("RUNNING", False), ("TIMEOUT", True)])
+def test_a_resumed_run_keeps_the_farm_that_it_has(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path, farms_state: str, queued_anew: bool
+) -> None:
+    submit_run(with_farm, tmp_path / "mini")
+    fake_slurm.answers("squeue", f"17|NODE_FAIL|None|n3\n18|{farms_state}|None|n4\n")
+    resume_job(RunFolder(tmp_path / "mini"), is_queued=False)
+    assert len(fake_slurm.calls("sbatch")) == 3 + queued_anew
+
+
+def test_a_cancelled_run_takes_its_farm_along(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(with_farm, tmp_path / "mini")
+    fake_slurm.answers("squeue", "18|PENDING|Dependency|\n")
+    fake_slurm.answers("scancel")
+    cancel_job(RunFolder(tmp_path / "mini"))
+    assert fake_slurm.calls("scancel") == ["scancel 17", "scancel 18"]
+
+
+def test_a_farm_in_a_container_is_refused_before_the_queue() -> None:
+    with pytest.raises(ValueError, match="farm starts its programs as they are"):
+        load_slurm_recipe(MINI, ["slurm.farm.nodes=2", "slurm.inside=[apptainer, exec, a.sif]"])
+
+
 if __name__ == "__main__":
     for name in CONFIGS:
         (GOLDEN / f"{name}.sh").write_text(script(name))
+    (GOLDEN / "farm.sh").write_text(farm())

@@ -1,0 +1,73 @@
+#!/bin/bash
+# Score every checkpoint of a run while it trains, by a Ray over any number of nodes:
+#
+#     sbatch --nodes=3 slurm/evalfarm.sh runs/mini
+#
+# from the checkout, on a login node. The recipe's eval section says what is scored and by how many
+# actors. Flags of sbatch win over the lines below. The farm may be killed, preempted and lose nodes at
+# any moment: what is done stands in the run folder. It ends when the run has, or by scancel.
+
+#SBATCH --job-name=evalfarm
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1          # the node's part of Ray; it starts the actors
+#SBATCH --gpus-per-node=1            # --gpus-per-node=0 where eval.device is cpu
+#SBATCH --cpus-per-task=8            # a core for each generator and each scorer
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@60           # a minute before the time is up, to this shell alone
+#SBATCH --no-kill                    # a node that dies does not take the others with it
+#SBATCH --requeue                    # where it is preempted, or loses its first node
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.out
+
+set -euo pipefail
+cd "$SLURM_SUBMIT_DIR"
+
+# The checkout's own environment if it has one, else the one that was active at submission.
+PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
+
+RUN=$(realpath "$1")
+
+# From here on the run's own copy of the code counts, in Ray's workers too.
+cd "$RUN/code"
+export PYTHONPATH="$RUN/code"
+
+# Nobody who does not know this can join our Ray or give it work, whoever else is on the nodes.
+RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+unset RAY_ADDRESS # that of another Ray, if the submitting shell had one
+
+# srun has not passed --cpus-per-task on since 22.05; without this each node gives Ray one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
+# When the time is up, queue again and go on from there; SLURM ends all that this job still does.
+trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
+
+# A part of Ray on each node: the head on the first, which this script runs on as well.
+srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
+
+# The farm starts as soon as the head answers, and grows with every node that joins.
+farm() {
+    RAY_ADDRESS=$("$PYTHON" -m cluster.ray.on_slurm address "$RUN") || return
+    export RAY_ADDRESS
+    "$PYTHON" -m evalfarm watch --run "$RUN"
+}
+
+# In the background, for bash runs no trap while it waits for a command in the foreground. Whichever
+# ends first ends the other: no farm goes on without Ray.
+CODE=0
+farm &
+wait -n || CODE=$?
+
+# 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
+# Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
+case $CODE in
+0) ;;
+85) exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN" ;;
+*) "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$? ;;
+esac
+
+# 75: the machine is to blame. Elsewhere it may go well, but not without end.
+[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
+    exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
+
+exit "$CODE" # and SLURM ends the nodes' parts of Ray

@@ -1,0 +1,93 @@
+"""How one node's part of a Ray is started: with the job's share, at ports of its own."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from cluster import rendezvous
+from cluster.exit_codes import MachineFault
+from cluster.ray import node as node_module
+from cluster.ray.node import answers, own_address, ray_part, start_command
+from cluster.ray.ports import plan_ports
+from cluster.rendezvous import Node
+
+HOSTS = ("n1", "n2", "n3")
+
+
+def node(number: int, hosts: tuple[str, ...] = HOSTS) -> Node:
+    """A node with two GPUs of the job's."""
+    return Node(
+        name=hosts[number],
+        number=number,
+        nodes=len(hosts),
+        address=hosts[0],
+        ranks=2,
+        hosts=hosts,
+    )
+
+
+def flags(number: int, head: str | None) -> set[str]:
+    """What `ray start` is told on a node of two that are known by their addresses."""
+    hosts = ("10.0.0.1", "10.0.0.2")
+    ports = plan_ports("17", is_head=head is None)
+    share = {"SLURM_CPUS_PER_TASK": "12"}
+    return set(start_command(node(number, hosts), ports, head, Path("/tmp/x"), share))
+
+
+def test_a_node_gives_ray_what_is_the_jobs_and_is_known_by_its_own_address() -> None:
+    share = {"--num-cpus=12", "--num-gpus=2", "--temp-dir=/tmp/x", "--block"}
+    assert share | {"--head", "--node-ip-address=10.0.0.1"} <= flags(0, None)
+    joins = {"--address=10.0.0.1:20000", "--node-ip-address=10.0.0.2"}
+    assert share | joins <= flags(1, "10.0.0.1:20000")
+
+
+def test_the_dashboard_is_off_and_each_port_is_below_those_that_the_kernel_hands_out() -> None:
+    told = flags(0, None)
+    assert "--include-dashboard=false" in told
+    ports = [int(found[1]) for flag in told if (found := re.fullmatch(r".*port=(\d+)", flag))]
+    planned = [port for port in ports if port]  # of workers it is 0: as the kernel says
+    first_ephemeral = int(rendezvous.EPHEMERAL_RANGE.read_text().split()[0])
+    assert len(set(planned)) == len(planned) == 9
+    assert max(planned) < first_ephemeral
+
+
+def test_two_jobs_on_a_node_have_ports_of_their_own() -> None:
+    one, other = (plan_ports(job, is_head=True).numbers.values() for job in ("17", "18"))
+    assert not set(one) & set(other)
+
+
+def test_a_node_alone_is_reached_by_nobody_else() -> None:
+    assert own_address(node(0, ("n1",))) == "127.0.0.1"
+
+
+def test_a_node_is_reached_at_the_side_that_looks_towards_the_others() -> None:
+    # As where a node's own name means 127.0.1.1: it is not asked.
+    assert own_address(node(0, ("no-such-name", "localhost"))) == "127.0.0.1"
+
+
+def test_a_ray_that_does_not_come_up_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "ray"
+    script.write_text("#!/bin/sh\necho 'OSError: no room left'; echo; exit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(node_module.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    folder = tmp_path / "ray-files"
+    folder.mkdir()
+    monkeypatch.setattr(node_module.tempfile, "mkdtemp", lambda **_: str(folder))
+    with (
+        pytest.raises(MachineFault, match=r"Ray at 127\.0\.0\.1:\d+ ended: OSError: no room left"),
+        ray_part(node(0, ("n1",)), None),
+    ):
+        pass
+    assert not folder.exists()
+
+
+def test_who_listens_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert answers(address)
+    assert not answers(address)
