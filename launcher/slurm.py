@@ -15,6 +15,7 @@ from cluster.run_folder import RunFolder, read_json, write_json, write_text
 from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, start_now, submit_once
 from cluster.slurm.excluded import excluded_nodes
 from cluster.slurm.nodes import Asked, check_asked
+from cluster.state import cancel_run
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job
@@ -137,7 +138,7 @@ def cancel_job(run: RunFolder) -> str:
     if job is None or state["outcome"]:
         raise ValueError(f"{run.root} is {state['outcome'] or 'new'}: there is no job to cancel")
     cancel(job)
-    write_json(run.state, {**read_json(run.state), "outcome": "cancelled"})
+    cancel_run(run)
     return f"cancelled job {job}; what was published last can be resumed from"
 
 

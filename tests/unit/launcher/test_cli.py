@@ -88,10 +88,10 @@ def test_a_dry_run_on_slurm_prints_the_script_and_needs_no_slurm(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_run_on_slurm_has_a_job_to_cancel(run: RunFolder) -> None:
+def test_a_run_on_this_machine_has_no_job_to_cancel(run: RunFolder) -> None:
     done = letterpress("cancel", run.root)
     assert done.returncode == ExitCode.BAD_INPUT
-    assert "is not on SLURM: Ctrl-C twice" in done.stderr
+    assert "is on this machine: Ctrl-C twice" in done.stderr
 
 
 def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:

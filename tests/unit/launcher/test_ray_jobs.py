@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from cluster.exit_codes import ExitCode, MachineFault
-from cluster.ray import agents as ray_agents
-from cluster.ray.agents import Room, agent_command, check_room
+from cluster.ray.agents import Seats, agent_command
+from cluster.ray.room import RayNode, Room, check_room, selector
 from cluster.run_folder import RunFolder, read_json
-from cluster.state import begin_attempt, end_run
+from cluster.state import begin_attempt, end_attempt, end_run
+from cluster.verdict.verdict import SchedulerFacts
 from launcher import ray_jobs
 from launcher.freeze import freeze
-from launcher.ray_jobs import check_folder, connect, submit, submit_run
+from launcher.ray_driver import room_of
+from launcher.ray_jobs import cancel_job, check_folder, connect, submit, submit_run
 from launcher.recipe import load_recipe
 from launcher.status import run_state
 from tests.conftest import CHECKOUT
@@ -27,6 +29,7 @@ class Status(Enum):
     """As Ray's."""
 
     PENDING = "PENDING"
+    STOPPED = "STOPPED"
     FAILED = "FAILED"
 
 
@@ -59,6 +62,10 @@ class FakeRay:
             self.loses_its_answer = False
             raise ConnectionError("connection reset by peer")
         return submission_id
+
+    def stop_job(self, job: str) -> bool:
+        self.jobs[job] = Info(Status.STOPPED)
+        return True
 
 
 @pytest.fixture
@@ -140,31 +147,86 @@ def test_the_limit_is_that_of_the_ray_that_is_installed() -> None:
     assert ray_jobs.MAX_FOLDER_BYTES <= GCS_STORAGE_MAX_SIZE
 
 
+def ray_node(name: str, gpus: int, alive: bool = True) -> dict[str, Any]:
+    """A node as Ray tells of it."""
+    return {
+        "NodeID": f"id-of-{name}",
+        "NodeName": name,
+        "NodeManagerAddress": "10.0.0.1",
+        "Alive": alive,
+        "Resources": {"CPU": 32.0, "GPU": float(gpus)},
+    }
+
+
 def test_room_that_a_cluster_will_never_have_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import ray
 
-    def node(address: str, gpus: int, alive: bool = True) -> dict[str, Any]:
-        resources = {"CPU": 32.0, "GPU": float(gpus)}
-        return {"NodeManagerAddress": address, "Alive": alive, "Resources": resources}
-
-    nodes = [node("n1", 8), node("n2", 8), node("n3", 4), node("n4", 8, alive=False)]
+    nodes = [ray_node("n1", 8), ray_node("n2", 8), ray_node("n3", 4), ray_node("n4", 8, False)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     check_room(Room(nodes=2, ranks=8, on_gpus=True))
     with pytest.raises(
         ValueError, match="with 8 CPU and 8 GPU: 3 of them, and of this Ray's 3 nodes 2 will"
     ):
         check_room(Room(nodes=3, ranks=8, on_gpus=True))
-    with pytest.raises(ValueError, match="this Ray's 3 nodes 1 will do"):
-        check_room(Room(nodes=2, ranks=8, on_gpus=True, without=("n1",)))
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [(("10.0.0.1", "10.0.0.1"), "several are '10.0.0.1'"), (("n1", "../n2"), "one is '../n2'")],
+)
+def test_nodes_that_their_records_would_not_tell_apart_are_refused(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], wrong: str
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [ray_node(name, 8) for name in names])
+    check_room(Room(nodes=1, ranks=8, on_gpus=True))
+    with pytest.raises(ValueError, match=f"{wrong}: start each by `ray start --node-name=NAME`"):
+        check_room(Room(nodes=2, ranks=8, on_gpus=True))
+
+
+def test_a_node_that_was_to_blame_is_left_out_by_its_id(run: RunFolder) -> None:
+    job = submit(run, FakeRay())
+    facts = {"backend": "ray", "hosts": ["n1", "n2"], "node_ids": ["id-1", "id-2"]}
+    begin_attempt(run, job="an earlier one", **facts)
+    end_attempt(run, 0, 75, SchedulerFacts(hosts=("n1", "n2"), output=("NVRM: Xid (x): 79,",)))
+    begin_attempt(run, job=job, **facts)
+    words = ("The actor died because its node has died.",)
+    lost = SchedulerFacts(hosts=("n1", "n2"), down_hosts=("n2",), output=words)
+    assert end_attempt(run, 1, 75, lost).without == "n2"
+    room = room_of(RECIPE, run)
+    assert room.without == {"id-2"}
+    assert selector(room) == {"ray.io/node-id": "!in(id-2)"}
 
 
 def test_each_node_s_agent_knows_all_of_them(tmp_path: Path) -> None:
-    command = agent_command(RunFolder(tmp_path), 3, ["10.0.0.1", "10.0.0.2"], 1, 8)
-    line = shlex.join(command)
-    assert line.endswith("--attempt 3 --ranks 8 --node 1 --hosts 10.0.0.1 10.0.0.2")
-    assert ray_agents.Room(nodes=2, ranks=8, on_gpus=False).bundle == {"CPU": 8}
+    nodes = [RayNode(id=f"id-{n}", name=f"n{n}", address=f"10.0.0.{n}") for n in (1, 2)]
+    seats = Seats(nodes=nodes, actors=[], room=Room(nodes=2, ranks=8, on_gpus=False))
+    line = shlex.join(agent_command(RunFolder(tmp_path), 3, seats, 1))
+    assert line.endswith("--ranks 8 --node 1 --address 10.0.0.1 --hosts n1 n2")
+    assert seats.room.bundle == {"CPU": 8}
+
+
+def test_a_cancelled_job_has_ended_before_the_run_is_said_to_be(run: RunFolder) -> None:
+    ray = FakeRay()
+    begin_attempt(run, backend="ray", job=submit(run, ray))
+    line = cancel_job(run, ray)
+    assert line.endswith("; what was published last can be resumed from")
+    assert [info.status for info in ray.jobs.values()] == [Status.STOPPED]
+    assert run_state(run) == "cancelled"
+    with pytest.raises(ValueError, match="is cancelled: there is no job to cancel"):
+        cancel_job(run, ray)
+
+
+def test_cancelling_the_farm_of_a_run_that_is_done_leaves_it_done(run: RunFolder) -> None:
+    ray = FakeRay()
+    begin_attempt(run, backend="ray", job=submit(run, ray))
+    end_run(run, 0, ExitCode.DONE)
+    cancel_job(run, ray)
+    assert [info.status for info in ray.jobs.values()] == [Status.STOPPED]
+    assert run_state(run) == "done"
 
 
 def test_a_queued_job_is_told_of_in_state(run: RunFolder) -> None:
