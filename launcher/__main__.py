@@ -172,7 +172,9 @@ def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
     run = RunFolder.existing(arguments.run)
     state = run_state(run)
-    if state in RESUME_HINTS:
+    # On Ray one may wait for nodes, or have been killed there: `submit_job` looks.
+    waits = state == "restarting" and is_on_ray(read_json(run.state))
+    if state in RESUME_HINTS and not waits:
         raise ValueError(f"{arguments.run} is {state}: {RESUME_HINTS[state]}")
     if is_on_slurm(read_json(run.state)):
         from launcher.slurm import resume_job

@@ -21,7 +21,10 @@ from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
 # Tests that start a Ray: two at once on one machine take each other's agents for their own.
-RAY_TESTS = {"test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job"}
+RAY_TESTS = {
+    "test_dispatch", "test_farm", "test_farm_chaos", "test_local_job", "test_ray_job",
+    "test_ray_nodes",
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups

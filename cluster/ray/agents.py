@@ -80,13 +80,12 @@ def seated(room: Room) -> Iterator[Seats]:
     bundles, labels = [room.bundle] * room.nodes, [selector(room)] * room.nodes
     group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=labels)
     try:
-        while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
-            print(f"waiting until {room.nodes} nodes have {room} free", flush=True)
-        actors = [_actor(room, group, number) for number in range(room.nodes)]
-        by_id = {node.id: node for node in live_nodes()}
-        nodes = [by_id[place] for place in ray.get([actor.node_id.remote() for actor in actors])]
-        check_names([node.name for node in nodes])
-        yield Seats(nodes=nodes, actors=actors, room=room)
+        seats = None
+        while seats is None:
+            while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
+                print(f"waiting until {room.nodes} nodes have {room} free", flush=True)
+            seats = _sit(room, group)
+        yield seats
     finally:
         remove_placement_group(group)  # which ends its actors
 
@@ -156,6 +155,23 @@ def _end_agents(seats: Seats, ends: list[Any]) -> None:
     for actor in seats.actors:
         actor.end.remote()
     ray.wait(ends, num_returns=len(ends), timeout=ENDS_S)
+
+
+def _sit(room: Room, group: Any) -> Seats | None:
+    """Put an actor on each node of a group; None if one is lost just now: Ray looks for another."""
+    import ray
+    from ray.exceptions import RayError
+
+    actors = [_actor(room, group, number) for number in range(room.nodes)]
+    known = {node.id: node for node in live_nodes()}
+    try:
+        nodes = [known[place] for place in ray.get([actor.node_id.remote() for actor in actors])]
+    except (RayError, KeyError):
+        for actor in actors:
+            ray.kill(actor)
+        return None
+    check_names([node.name for node in nodes])
+    return Seats(nodes=nodes, actors=actors, room=room)
 
 
 def _actor(room: Room, group: Any, number: int) -> Any:

@@ -20,7 +20,7 @@ set -euo pipefail
 cd {CHECKOUT}
 ATTEMPT=$({sys.executable} -m launcher begin "$1")
 exec srun {sys.executable} -m cluster.agent --run "$1" --attempt "$ATTEMPT" --slurm -- \\
-    {sys.executable} -m tests.integration.ranks_that_publish "$1" "$ATTEMPT"
+    {sys.executable} -m tests.integration.ranks_that_publish "$1" --attempt "$ATTEMPT"
 """
 
 
