@@ -1,10 +1,12 @@
 """Jobs on Ray, as far as the launcher goes: submitted once, refused early, told of clearly."""
 
 import shlex
+import shutil
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -145,6 +147,34 @@ def test_the_limit_is_that_of_the_ray_that_is_installed() -> None:
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     assert ray_jobs.MAX_FOLDER_BYTES <= GCS_STORAGE_MAX_SIZE
+
+
+def test_what_a_job_takes_along_of_a_checkout_is_its_code(tmp_path: Path) -> None:
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    checkout, package = tmp_path / "checkout", tmp_path / "package.zip"
+    code = ("launcher/__main__.py", "recipes/mini.yaml", "trainer/data/build.py")
+    for name in (*code, "runs/mini/weights", "data/words/0.tar", ".venv/bin/python", ".git/HEAD"):
+        (checkout / name).parent.mkdir(parents=True)
+        (checkout / name).write_text("text")
+    shutil.copy(CHECKOUT / ".gitignore", checkout)
+    # As `ray job submit --working-dir .` does it.
+    excludes = get_runtime_env_default_excludes()
+    create_package(str(checkout), package, include_gitignore=True, excludes=excludes)
+    files = {name for name in ZipFile(package).namelist() if not name.endswith("/")}
+    assert files == {*code, ".gitignore"}
+
+
+def test_a_run_is_not_made_where_ray_would_remove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match="runs/mini would be lost: it lies in a copy that Ray"):
+        freeze(RECIPE, Path("runs/mini"))
+    assert list(copy.iterdir()) == []
 
 
 def ray_node(name: str, gpus: int, alive: bool = True) -> dict[str, Any]:
