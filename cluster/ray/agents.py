@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,31 +121,34 @@ def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
     from ray.exceptions import RayError
 
     pending, lost, words = list(ends), [], []
+    drained: set[str] = set()
     patience_s = float("inf")
     while pending and patience_s > 0:
         done, pending = ray.wait(pending, num_returns=1, timeout=LOOK_EVERY_S)
         if not done:
-            _obey_drain(run, ends.values())
+            drained |= _obey_drain(run, ends.values())
             patience_s -= LOOK_EVERY_S
             continue
+        node = ends[done[0]]
         try:
             failed = ray.get(done[0]) not in (ExitCode.DONE, ExitCode.STOPPED)
         except RayError as error:
             failed = True
-            lost.append(ends[done[0]])
-            words += str(error).splitlines()
+            lost.append(node)
+            # The end of a node that was announced explains nothing: STOP says why.
+            words += [] if node.id in drained else str(error).splitlines()
         patience_s = min(patience_s, GRACE_S) if failed else patience_s
     alive = {node.id for node in live_nodes()}
-    dead = tuple(node.name for node in lost if node.id not in alive)
-    return Loss(hosts=dead, words=tuple(words))
+    return Loss(hosts=tuple(n.name for n in lost if n.id not in alive), words=tuple(words))
 
 
-def _obey_drain(run: RunFolder, nodes: Iterable[RayNode]) -> None:
-    """Ask the run to save and leave, if one of its nodes is to be taken away."""
+def _obey_drain(run: RunFolder, nodes: Collection[RayNode]) -> set[str]:
+    """Ask the run to save and leave if nodes are to be taken away; the ids of those."""
     draining = draining_nodes()
-    for node in nodes:
-        if node.id in draining:
-            run.request_stop(f"Ray drains {node.name}, which is preempted")
+    drained = [node for node in nodes if node.id in draining]
+    for node in drained:
+        run.request_stop(f"Ray drains {node.name}, which is preempted")
+    return {node.id for node in drained}
 
 
 def _end_agents(seats: Seats, ends: list[Any]) -> None:

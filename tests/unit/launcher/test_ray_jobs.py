@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from argparse import Namespace
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,12 +12,14 @@ from zipfile import ZipFile
 import pytest
 
 from cluster.exit_codes import ExitCode, MachineFault
+from cluster.ray import agents
 from cluster.ray.agents import Seats, agent_command
 from cluster.ray.room import RayNode, Room, check_room, selector
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt, end_run
-from cluster.verdict.verdict import SchedulerFacts
+from cluster.verdict.verdict import Cause, SchedulerFacts
 from launcher import ray_jobs
+from launcher.__main__ import resume
 from launcher.freeze import freeze
 from launcher.ray_driver import room_of
 from launcher.ray_jobs import cancel_job, check_folder, connect, submit, submit_run
@@ -229,6 +232,55 @@ def test_a_node_that_was_to_blame_is_left_out_by_its_id(run: RunFolder) -> None:
     room = room_of(RECIPE, run)
     assert room.without == {"id-2"}
     assert selector(room) == {"ray.io/node-id": "!in(id-2)"}
+
+
+@pytest.mark.parametrize(
+    ("drained", "cause"), [(set(), Cause.HARDWARE), ({"id-of-n2"}, Cause.PREEMPTED)]
+)
+def test_a_node_that_dies_before_all_is_saved_is_preempted_if_ray_had_announced_it(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, drained: set[str], cause: Cause
+) -> None:
+    import ray
+    from ray.exceptions import RayError
+
+    comes = iter([None, "n2", "n1"])  # at first nobody's end
+
+    def wait(ends: list[str], **_: Any) -> tuple[list[str], list[str]]:
+        done = next(comes)
+        return [end for end in ends if end == done], [end for end in ends if end != done]
+
+    def get(end: str) -> int:
+        if end == "n2":
+            raise RayError("The actor died because its node has died. Node Id: id-of-n2")
+        return ExitCode.RETRY_ELSEWHERE
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "nodes", lambda: [ray_node("n1", 8)])
+    monkeypatch.setattr(agents, "draining_nodes", lambda: drained)
+    begin_attempt(run, backend="ray", job=submit(run, FakeRay()), hosts=["n1", "n2"])
+    nodes = {name: RayNode(id=f"id-of-{name}", name=name, address="") for name in ("n1", "n2")}
+    loss = agents._watch(run, nodes)
+    assert loss.hosts == ("n2",)
+    facts = SchedulerFacts(hosts=("n1", "n2"), down_hosts=loss.hosts, output=loss.words)
+    assert end_attempt(run, 0, ExitCode.RETRY_ELSEWHERE, facts).cause == cause
+
+
+def test_a_run_whose_driver_died_while_it_waited_for_nodes_can_be_resumed(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FakeRay()
+    first = submit(run, ray)
+    begin_attempt(run, backend="ray", job=first, hosts=["n1"], node_ids=["id-1"])
+    words = ("The actor died because its node has died.",)
+    end_attempt(run, 0, 75, SchedulerFacts(hosts=("n1",), down_hosts=("n1",), output=words))
+    assert run_state(run) == "restarting"
+    monkeypatch.setattr(ray_jobs, "connect", lambda: ray)
+    resume(Namespace(run=run.root))
+    assert list(ray.jobs) == [first]  # it still waits
+    ray.jobs[first] = Info(Status.FAILED, "the driver was killed")
+    resume(Namespace(run=run.root))
+    assert len(ray.jobs) == 2
 
 
 def test_each_node_s_agent_knows_all_of_them(tmp_path: Path) -> None:
