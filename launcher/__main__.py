@@ -53,7 +53,7 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
   letterpress status runs/mini-sweep              a sweep's runs, and whose checkpoint is best
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
-  letterpress cancel runs/mini                    end its SLURM job at once
+  letterpress cancel runs/mini                    end its job on SLURM or Ray at once
   letterpress resume runs/mini                    go on from the newest whole checkpoint
   letterpress board runs/mini                     curves and pictures in TensorBoard
   letterpress keys train.lora                     what a recipe may say
@@ -199,7 +199,9 @@ def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
     run = RunFolder.existing(arguments.run)
     state = run_state(run)
-    if state in RESUME_HINTS:
+    # On Ray one may wait for nodes, or have been killed there: `submit_job` looks.
+    waits = state == "restarting" and is_on_ray(read_json(run.state))
+    if state in RESUME_HINTS and not waits:
         raise ValueError(f"{arguments.run} is {state}: {RESUME_HINTS[state]}")
     if is_on_slurm(read_json(run.state)):
         from launcher.slurm import resume_job
@@ -300,13 +302,18 @@ def stop(arguments: argparse.Namespace) -> int:
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End a run's SLURM job at once, or take it out of the queue; `resume` goes on."""
+    """End a run's job on SLURM or Ray at once, or take it out of the queue; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
-    if not is_on_slurm(read_json(run.state)):
-        raise ValueError(f"{arguments.run} is not on SLURM: Ctrl-C twice ends it where it runs")
-    from launcher.slurm import cancel_job
+    if is_on_slurm(read_json(run.state)):
+        from launcher import slurm
 
-    print(cancel_job(run))
+        print(slurm.cancel_job(run))
+    elif is_on_ray(read_json(run.state)):
+        from launcher import ray_jobs
+
+        print(ray_jobs.cancel_job(run, ray_jobs.connect()))
+    else:
+        raise ValueError(f"{arguments.run} is on this machine: Ctrl-C twice ends it where it runs")
     return ExitCode.DONE
 
 

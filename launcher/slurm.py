@@ -23,6 +23,7 @@ from cluster.slurm.commands import (
 )
 from cluster.slurm.excluded import excluded_nodes
 from cluster.slurm.nodes import Asked, check_asked
+from cluster.state import cancel_run
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job
@@ -177,7 +178,7 @@ def cancel_job(run: RunFolder) -> str:
         raise ValueError(f"{run.root} is {state['outcome'] or 'new'}: there is no job to cancel")
     cancel(job)
     cancel_farm(run)
-    write_json(run.state, {**read_json(run.state), "outcome": "cancelled"})
+    cancel_run(run)
     return f"cancelled job {job}; what was published last can be resumed from"
 
 

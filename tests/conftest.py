@@ -28,6 +28,7 @@ RAY_TESTS = {
     "test_farm_on_slurm",
     "test_local_job",
     "test_ray_job",
+    "test_ray_nodes",
 }
 
 BESIDE = {"test_sweep": "test_slurm"}  # one SLURM at a time

@@ -123,10 +123,10 @@ def test_a_mistake_in_one_run_of_a_sweep_is_one_line_and_none_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_run_on_slurm_has_a_job_to_cancel(run: RunFolder) -> None:
+def test_a_run_on_this_machine_has_no_job_to_cancel(run: RunFolder) -> None:
     done = letterpress("cancel", run.root)
     assert done.returncode == ExitCode.BAD_INPUT
-    assert "is not on SLURM: Ctrl-C twice" in done.stderr
+    assert "is on this machine: Ctrl-C twice" in done.stderr
 
 
 def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
