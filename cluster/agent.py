@@ -91,14 +91,15 @@ def main() -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--ranks", type=int, help="so many ranks, on this machine alone")
     where.add_argument("--slurm", action="store_true", help="a node of a SLURM job")
-    parser.add_argument("--hosts", nargs="+", help="with --ranks: all nodes, by their addresses")
+    parser.add_argument("--hosts", nargs="+", help="with --ranks: all nodes, by their names")
+    parser.add_argument("--address", help="of the first of --hosts, if its name is none")
     parser.add_argument("--node", type=int, default=0, help="which of --hosts this one is")
     parser.add_argument("command", nargs="+", help="what each rank runs, after --")
     arguments = parser.parse_args()
     if arguments.slurm:
         node = slurm_node(os.environ)
     elif arguments.hosts:
-        node = node_of(arguments.hosts, arguments.node, arguments.ranks)
+        node = node_of(arguments.hosts, arguments.node, arguments.ranks, arguments.address)
     else:
         node = local_node(arguments.ranks)
     code = run_node(RunFolder(arguments.run), arguments.attempt, node, arguments.command)
@@ -252,6 +253,7 @@ def _signals(fence: Fence) -> Iterator[Asked]:
 
     wanted = {signal.SIGTERM: stop, signal.SIGUSR1: stop, signal.SIGINT: kill}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)  # Ray blocks SIGINT in all that it starts
     try:
         yield asked
     finally:

@@ -122,13 +122,19 @@ def describe(config_type: type[Any], section: str = "", prefix: str = "") -> str
 def _check_keys(hints: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
     for key in data:
         if key not in hints:
-            close = get_close_matches(str(key), hints, n=1)
+            close = get_close_matches(str(key), hints, n=1) or _one_level_down(hints, str(key))
             hint = (
                 f"did you mean {_dotted(where, close[0])}?"
                 if close
                 else f"choose from {', '.join(hints)}"
             )
             raise ValueError(f"{_dotted(where, str(key))} is not a key: {hint}")
+
+
+def _one_level_down(hints: Mapping[str, Any], key: str) -> list[str]:
+    """Where a key would belong whose first part was left out: train.optim, given optim."""
+    groups = {name: group for name, hint in hints.items() if (group := _group_type(hint))}
+    return [f"{name}.{key}" for name, group in groups.items() if key in _hints(group)]
 
 
 def _convert(config_type: type[Any], plain: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -46,15 +46,18 @@ def local_node(ranks: int) -> Node:
     return Node(name=socket.gethostname(), number=0, nodes=1, address="127.0.0.1", ranks=ranks)
 
 
-def node_of(hosts: Sequence[str], number: int, ranks: int) -> Node:
-    """One of several nodes that are known by their addresses."""
+def node_of(hosts: Sequence[str], number: int, ranks: int, address: str | None = None) -> Node:
+    """One of several nodes that are known by their names; `address` is the first one's.
+
+    Without it the names are addresses.
+    """
     if not 0 <= number < len(hosts):
         raise ValueError(f"--node {number} is none of the {len(hosts)} hosts, counted from 0")
     return Node(
         name=hosts[number],
         number=number,
         nodes=len(hosts),
-        address=hosts[0],
+        address=address or hosts[0],
         ranks=ranks,
         hosts=tuple(hosts),
     )

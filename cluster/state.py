@@ -82,3 +82,10 @@ def end_run(run: RunFolder, number: int, code: int) -> str:
     )
     write_json(run.state, state)
     return str(state["outcome"])
+
+
+def cancel_run(run: RunFolder) -> None:
+    """Record that a run which had not ended was ended at once, as somebody wished."""
+    state = read_json(run.state)
+    if state["outcome"] is None:
+        write_json(run.state, {**state, "outcome": "cancelled"})

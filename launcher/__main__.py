@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
@@ -17,7 +18,9 @@ from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
 from launcher.run_state import is_on_ray, is_on_slurm, run_state
+from launcher.runs import runs_at, runs_below, short_names
 from launcher.status import own_command
+from launcher.sweep import Sweep, sweep_of
 
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
@@ -26,6 +29,8 @@ PLAN_NUMBERS = (
     "price_per_gpu_hour",
 )  # fmt: skip
 FOLLOW_EVERY_S = 0.5
+Load = Callable[[Path, Sequence[str]], Recipe]
+"""Reads a recipe, with `key=value` overrides."""
 RESUME_HINTS = {
     "starting": "`letterpress status` says how far it is",
     "running": "stop it first",
@@ -42,10 +47,13 @@ Fine-tune text-to-image models and score every checkpoint while training goes on
   letterpress submit recipes/mini.yaml --dry-run  show what would run, every default spelled out
   letterpress plan recipes/mini.yaml              memory, hours and checkpoints, before it starts
   letterpress doctor recipes/mini.yaml            what this machine lacks for it, and what mends it
+  letterpress submit recipes/mini.yaml --sweep train.optim.lr=1e-3,2e-3 train.lora.rank=4,16
+                                                  a run for each combination, side by side
   letterpress status                              all runs; `status runs/mini` for one
+  letterpress status runs/mini-sweep              a sweep's runs, and whose checkpoint is best
   letterpress logs runs/mini -f                   what the first rank prints
   letterpress stop runs/mini                      save at the next step and end
-  letterpress cancel runs/mini                    end its SLURM job at once
+  letterpress cancel runs/mini                    end its job on SLURM or Ray at once
   letterpress resume runs/mini                    go on from the newest whole checkpoint
   letterpress board runs/mini                     curves and pictures in TensorBoard
   letterpress keys train.lora                     what a recipe may say
@@ -85,6 +93,18 @@ def _parser() -> argparse.ArgumentParser:
         "--on", default="local", help="where: local (this machine, the default), slurm or ray"
     )
     submit_parser.add_argument("--dry-run", action="store_true", help="show, start nothing")
+    submit_parser.add_argument(
+        "--sweep",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="a run for each value, and for each combination of several keys, such as "
+        "train.optim.lr=1e-4,5e-5 train.lora.rank=4,16",
+    )
+    submit_parser.add_argument(
+        "--at-once", type=int, metavar="N", help="of a sweep on SLURM, at most so many run at once"
+    )
     plan_parser = add("plan", plan_command)
     _recipe_arguments(plan_parser)
     plan_parser.add_argument("--nodes", type=int, help="default: the recipe's ranks.nodes")
@@ -101,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     _recipe_arguments(freeze_parser)
     run_parser = add("resume", resume)
     _run_argument(run_parser)
-    add("status", status).add_argument("run", type=Path, nargs="?", help="a run folder")
+    status_parser = add("status", status)
+    _runs_argument(status_parser)
+    status_parser.add_argument(
+        "--by", metavar="METRIC", help="of several runs, whose best value decides, such as ocr_f1"
+    )
     logs_parser = add("logs", logs)
     _run_argument(logs_parser)
     logs_parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
@@ -115,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_argument(end_parser)
     end_parser.add_argument("attempt", type=int, help="what `begin` printed")
     _run_argument(add("requeue", requeue))
-    add("board", board).add_argument("run", type=Path, nargs="*", help="run folders; default all")
+    _runs_argument(add("board", board))
     add("keys", keys).add_argument("prefix", nargs="?", default="", help="such as train.optim")
     return parser
 
@@ -124,12 +148,15 @@ def submit(arguments: argparse.Namespace) -> int:
     """Train a recipe and score its checkpoints: here and now, on SLURM or on Ray."""
     if arguments.on not in STARTS:
         raise ValueError(f"--on {arguments.on} is not there: choose from {', '.join(STARTS)}")
-    recipe = _recipe(arguments, load_slurm_recipe if arguments.on == "slurm" else load_recipe)
-    check_ranks(recipe)
-    if recipe.ranks.nodes != 1 and arguments.on == "local":
-        raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
+    load = load_slurm_recipe if arguments.on == "slurm" else load_recipe
+    if arguments.sweep:
+        return _submit_sweep(arguments, load)
+    if arguments.at_once is not None:
+        raise ValueError("--at-once is about the runs of a --sweep, and there is none")
+    recipe = _recipe(arguments, load)
+    _check_place(recipe, arguments.on)
     if arguments.dry_run:
-        _show(recipe, arguments.on)
+        _show(recipe, RUNS / recipe.name, arguments.on)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
     if arguments.dry_run:
@@ -172,7 +199,9 @@ def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
     run = RunFolder.existing(arguments.run)
     state = run_state(run)
-    if state in RESUME_HINTS:
+    # On Ray one may wait for nodes, or have been killed there: `submit_job` looks.
+    waits = state == "restarting" and is_on_ray(read_json(run.state))
+    if state in RESUME_HINTS and not waits:
         raise ValueError(f"{arguments.run} is {state}: {RESUME_HINTS[state]}")
     if is_on_slurm(read_json(run.state)):
         from launcher.slurm import resume_job
@@ -225,14 +254,17 @@ def requeue(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Show all runs below runs/, or one in full."""
-    from launcher.status import details, overview, runs_below
+    """Show all runs below runs/, one in full, or some beside each other, such as a sweep's."""
+    from launcher.comparison import comparison
+    from launcher.status import details, overview
 
-    if arguments.run:
-        print(details(RunFolder.existing(arguments.run)))
+    runs = runs_at(arguments.runs) or runs_below(RUNS)
+    if not runs:
+        print(f"there are no runs in {RUNS.absolute()}")
+    elif arguments.by or (arguments.runs and len(runs) > 1):
+        print(comparison(runs, arguments.by))
     else:
-        runs = runs_below(RUNS)
-        print(overview(runs) if runs else f"there are no runs in {RUNS.absolute()}")
+        print(details(runs[0]) if arguments.runs else overview(runs))
     return ExitCode.DONE
 
 
@@ -270,27 +302,31 @@ def stop(arguments: argparse.Namespace) -> int:
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End a run's SLURM job at once, or take it out of the queue; `resume` goes on."""
+    """End a run's job on SLURM or Ray at once, or take it out of the queue; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
-    if not is_on_slurm(read_json(run.state)):
-        raise ValueError(f"{arguments.run} is not on SLURM: Ctrl-C twice ends it where it runs")
-    from launcher.slurm import cancel_job
+    if is_on_slurm(read_json(run.state)):
+        from launcher import slurm
 
-    print(cancel_job(run))
+        print(slurm.cancel_job(run))
+    elif is_on_ray(read_json(run.state)):
+        from launcher import ray_jobs
+
+        print(ray_jobs.cancel_job(run, ray_jobs.connect()))
+    else:
+        raise ValueError(f"{arguments.run} is on this machine: Ctrl-C twice ends it where it runs")
     return ExitCode.DONE
 
 
 def board(arguments: argparse.Namespace) -> int:
     """Open TensorBoard on runs: training, evaluation and pictures on one step axis."""
-    from launcher.status import runs_below
-
-    runs = [RunFolder.existing(run) for run in arguments.run] or runs_below(RUNS)
+    runs = runs_at(arguments.runs) or runs_below(RUNS)
     if not runs:
         raise ValueError(f"there are no runs in {RUNS.absolute()}")
     # A folder of links: TensorBoard would look through every checkpoint for curves.
     logdir = Path(tempfile.mkdtemp(prefix="letterpress-board-"))
-    for run in runs:
-        (logdir / run.root.name).symlink_to(run.tensorboard)
+    for name, run in zip(short_names(runs), runs, strict=True):
+        (logdir / name).parent.mkdir(exist_ok=True, parents=True)
+        (logdir / name).symlink_to(run.tensorboard)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
     command += ["--host", "localhost", "--samples_per_plugin", "images=100,pr_curves=100"]
     os.execv(sys.executable, [*command, "--reload_multifile", "true"])
@@ -319,35 +355,77 @@ def _run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run folder, such as runs/mini")
 
 
-def _recipe(
-    arguments: argparse.Namespace, load: Callable[[Path, Sequence[str]], Recipe] = load_recipe
-) -> Recipe:
+def _runs_argument(parser: argparse.ArgumentParser) -> None:
+    about = "run folders, or a folder of runs such as a sweep's; default: all below runs/"
+    parser.add_argument("runs", type=Path, nargs="*", metavar="run", help=about)
+
+
+def _recipe(arguments: argparse.Namespace, load: Load = load_recipe) -> Recipe:
     recipe = load(arguments.recipe, arguments.set)
     return replace(recipe, name=arguments.name) if arguments.name else recipe
 
 
-def _all_there(recipe: Recipe) -> bool:
-    """Whether the files are there that a recipe names; a line for each that is not."""
-    missing = missing_files(recipe)
+def _submit_sweep(arguments: argparse.Namespace, load: Load) -> int:
+    """Start a run for each combination of the values that are given, or show them."""
+    from launcher.sweep_start import STARTS as START_ALL
+
+    at_once = arguments.at_once
+    if at_once is not None and (at_once < 1 or arguments.on != "slurm"):
+        raise ValueError(f"--at-once takes a number from 1, with --on slurm, got {at_once}")
+    recipe = partial(load, arguments.recipe)
+    sweep = sweep_of(recipe, arguments.set, arguments.sweep, arguments.name)
+    root = RUNS / sweep.name
+    for run in sweep.recipes:
+        _check_place(run, arguments.on)
+    if arguments.dry_run:
+        _show_sweep(sweep, root, arguments)
+    if not _all_there(*sweep.recipes):
+        return ExitCode.BAD_INPUT
+    return ExitCode.DONE if arguments.dry_run else START_ALL[arguments.on](sweep, root, at_once)
+
+
+def _check_place(recipe: Recipe, on: str) -> None:
+    """ValueError if a recipe does not fit its ranks, or this machine if that is to run it."""
+    check_ranks(recipe)
+    if recipe.ranks.nodes != 1 and on == "local":
+        raise ValueError(f"this machine is one node, ranks.nodes is {recipe.ranks.nodes}")
+
+
+def _all_there(*recipes: Recipe) -> bool:
+    """Whether the files are there that recipes name; a line for each that is not."""
+    missing = dict.fromkeys(line for recipe in recipes for line in missing_files(recipe))
     for line in missing:
         print(f"error: {line}", file=sys.stderr)
     return not missing
 
 
-def _show(recipe: Recipe, on: str) -> None:
+def _show(recipe: Recipe, root: Path, on: str) -> None:
     """What would run: the job's script, or the recipe with every default spelled out."""
-    root = (RUNS / recipe.name).absolute()
     if on == "slurm":
         from launcher.slurm import job_script
         from launcher.slurm_farm import farm_script
 
-        print(job_script(recipe, root), end="", flush=True)
+        print(job_script(recipe, root.absolute()), end="", flush=True)
         if recipe.eval and recipe.slurm and recipe.slurm.farm:
-            print(f"\n{farm_script(recipe, root)}", end="", flush=True)
+            print(f"\n{farm_script(recipe, root.absolute())}", end="", flush=True)
     else:
         where = f"each of {recipe.ranks.nodes} nodes of Ray" if on == "ray" else "this machine"
-        print(f"# would run in {root}, {recipe.ranks.per_node} ranks on {where}")
+        print(f"# would run in {root.absolute()}, {recipe.ranks.per_node} ranks on {where}")
         print(to_yaml(recipe), end="", flush=True)
+
+
+def _show_sweep(sweep: Sweep, root: Path, arguments: argparse.Namespace) -> None:
+    """What would run: the array's script, and the runs' own; or their recipes."""
+    recipes = sweep.recipes
+    if arguments.on == "slurm":
+        from launcher.slurm_sweep import array_script
+
+        print(array_script(sweep, root.absolute(), arguments.at_once))
+        print("# And in the folder of each of them its own job.sh, such as the first one's:\n")
+        recipes = recipes[:1]
+    for number, recipe in enumerate(recipes):
+        print("---\n" if number else "", end="")
+        _show(recipe, root / recipe.name, arguments.on)
 
 
 def _queue(recipe: Recipe, root: Path) -> int:

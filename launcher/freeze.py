@@ -11,6 +11,8 @@ from cluster.state import new_state
 from launcher.recipe import Recipe
 
 PACKAGES = ("cluster", "trainer", "evalfarm", "launcher")
+# Where Ray unpacks what `ray job submit --working-dir` took along, until the job ends (ray 2.60).
+RAYS_COPIES = "working_dir_files"
 
 
 def freeze(recipe: Recipe, root: Path) -> RunFolder:
@@ -22,6 +24,11 @@ def freeze(recipe: Recipe, root: Path) -> RunFolder:
         raise ValueError(
             f"{root} exists: `letterpress resume {root}` goes on with it, --name gives this run "
             "another name"
+        )
+    if RAYS_COPIES in root.absolute().parts:
+        raise ValueError(
+            f"{root.absolute()} would be lost: it lies in a copy that Ray removes with its job. "
+            "`letterpress submit --on ray` starts such a job, from a folder that all nodes share"
         )
     staging = RunFolder(root.with_name(f".{root.name}.frozen.tmp"))
     shutil.rmtree(staging.root, ignore_errors=True)

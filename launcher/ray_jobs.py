@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.exit_codes import MachineFault
 from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.state import cancel_run
 from launcher.freeze import freeze
 from launcher.recipe import Recipe
 
@@ -21,7 +22,10 @@ MAX_FOLDER_BYTES = 512 << 20
 # Where models lie, if not at their usual place. Of the environment nothing else goes along.
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
-ENDS_S = 30.0  # for a driver without a farm to leave Ray
+ENDS_S = 30.0  # for a driver to leave Ray
+# From SIGTERM to SIGKILL, for a job that is to end: agents end their ranks in a second or two, and
+# the driver records it. Ray's own 3 s (ray 2.60, job_supervisor.py) may be too short for that.
+STOP_WAIT_S = 20
 LOOK_EVERY_S = 0.2
 
 
@@ -48,12 +52,22 @@ def submit(run: RunFolder, client: Any) -> str:
     if job and status and not status.startswith(ENDED):
         if state["outcome"] is None:
             return str(job["id"])
-        _await_end(client, job["id"])
-    if job is None or status or has_begun(state):
-        job = {"id": f"{run.root.name}-{secrets.token_hex(4)}"}
-    write_json(run.state, {**state, "ray_job": job, "outcome": None})
+        if not _has_ended(client, job["id"]):  # its driver has the last word in state.json
+            raise ValueError(
+                f"Ray job {job['id']} still scores what was published: try again when it is done, "
+                f"or end it by `letterpress cancel {run.root}`"
+            )
+    is_used = job is None or status or has_begun(state)
+    job = expect_job(run, None if is_used else job)
     _submit(run, client, job["id"])
     return str(job["id"])
+
+
+def expect_job(run: RunFolder, job: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write down what a run's job will be known by, a new one if None, before Ray is asked."""
+    job = job or {"id": f"{run.root.name}-{secrets.token_hex(4)}"}
+    write_json(run.state, {**read_json(run.state), "ray_job": job, "outcome": None})
+    return job
 
 
 def has_begun(state: dict[str, Any]) -> bool:
@@ -99,14 +113,35 @@ def job_line(state: dict[str, Any]) -> str:
 def stop_waiting_job(run: RunFolder) -> str:
     """End a job that has not begun yet; what was done, in a line."""
     job = read_json(run.state)["ray_job"]["id"]
-    connect().stop_job(job)
+    _end(connect(), job)
     write_json(run.state, {**read_json(run.state), "outcome": "stopped"})
     return f"stopped job {job} before it began"
+
+
+def cancel_job(run: RunFolder, client: Any) -> str:
+    """End a run's job at once; what was done, in a line. Of a run that has ended, its farm."""
+    state = read_json(run.state)
+    job, outcome = state["ray_job"]["id"], state["outcome"]
+    if outcome and (_status(client, job) or ENDED[0]).startswith(ENDED):
+        raise ValueError(f"{run.root} is {outcome}: there is no job to cancel")
+    _end(client, job)
+    cancel_run(run)
+    return f"cancelled job {job}; what was published last can be resumed from"
+
+
+def _end(client: Any, job: str) -> None:
+    """End a job, and wait until it has: its driver writes to the run folder until then."""
+    if _status(client, job) is None:  # of a Ray that was started anew
+        return
+    client.stop_job(job)
+    if not _has_ended(client, job):
+        raise MachineFault(f"Ray job {job} did not end in {ENDS_S:.0f} s, though it was asked to")
 
 
 def _submit(run: RunFolder, client: Any, job: str) -> None:
     command = [sys.executable, "-m", "launcher.ray_driver", str(run.root)]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_WAIT_S)
     try:
         client.submit_job(
             entrypoint=shlex.join(command),  # Ray hands it to a shell
@@ -121,16 +156,14 @@ def _submit(run: RunFolder, client: Any, job: str) -> None:
         ) from None
 
 
-def _await_end(client: Any, job: str) -> None:
-    """Wait until a job has ended whose run has: its driver has the last word in state.json."""
+def _has_ended(client: Any, job: str) -> bool:
+    """Whether a job ends within the time that its driver may take."""
     deadline = time.monotonic() + ENDS_S
     while not (_status(client, job) or ENDED[0]).startswith(ENDED):
         if time.monotonic() > deadline:
-            raise ValueError(
-                f"Ray job {job} still scores what was published: try again when it is done, or end "
-                f"it by `ray job stop {job}`"
-            )
+            return False
         time.sleep(LOOK_EVERY_S)
+    return True
 
 
 def _status(client: Any, job: str) -> str | None:

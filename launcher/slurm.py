@@ -8,12 +8,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cluster.config import build, read_yaml
 from cluster.run_folder import RunFolder, read_json, write_json, write_text
-from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, start_now, submit_once
+from cluster.slurm.commands import (
+    NoAnswer,
+    NoSlurm,
+    Refused,
+    cancel,
+    find_job,
+    start_now,
+    submit_once,
+)
 from cluster.slurm.excluded import excluded_nodes
 from cluster.slurm.nodes import Asked, check_asked
+from cluster.state import cancel_run
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job
@@ -63,8 +73,6 @@ exit "$CODE"
 
 def job_script(recipe: Recipe, run: Path) -> str:
     """The script of a job that trains what is frozen in the folder `run`."""
-    if unfit := set(str(run)) & set('"\\\n'):
-        raise ValueError(f"{run}: SLURM cannot write into a path with {unfit.pop()!r} in it")
     slurm = recipe.slurm or SlurmConfig()
     srun, agent = "srun --kill-on-bad-exit=1", '"$PYTHON" -m cluster.agent'
     body = BODY.replace(srun, shlex.join([*srun.split(), *slurm.srun_flags]))
@@ -74,7 +82,7 @@ def job_script(recipe: Recipe, run: Path) -> str:
             "#!/bin/bash",
             f"# Trains {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this.",
             "",
-            *(f"#SBATCH {flag}" for flag in _flags(recipe, slurm, run)),
+            *(f"#SBATCH {flag}" for flag in flags_of(recipe, run / "slurm-%j.out")),
             "",
             "set -euo pipefail",
             f"PYTHON={shlex.quote(str(slurm.python or sys.executable))}",
@@ -90,7 +98,7 @@ def submit_run(recipe: Recipe, root: Path) -> str:
 
     Nothing is left if SLURM refuses either.
     """
-    check_asked(_asked(recipe))
+    check_asked(asked_of(recipe))
     run = freeze(recipe, root)
     try:
         number = queue_run(recipe, run)
@@ -110,22 +118,42 @@ def queue_run(recipe: Recipe, run: RunFolder) -> str:
 
     If SLURM did not answer the last time, the job that it may have queued is found by its token.
     """
-    write_text(run.job_script, job_script(recipe, run.root))
-    run.clear_stop_request()
     state = read_json(run.state)
     job = state.get("slurm_job") or {}
+    if "task" in job and not job["number"]:
+        if array := find_job(job["token"]):
+            return note_number(run, f"{array}_{job['task']}")
+        job = {}
     if "token" not in job or job["number"]:
-        job = {"token": f"letterpress:{secrets.token_hex(8)}", "number": None}
-    state |= {"slurm_job": {**job, "submitted": time.time()}, "outcome": None}
-    write_json(run.state, state)
+        job = {"token": new_token()}
+    expect_job(recipe, run, **job)
     try:
         number = submit_once(run.job_script, job["token"], excluded=excluded_nodes(state).now)
     except NoAnswer as error:
         hint = f"`letterpress resume {run.root}` looks whether it is queued, and queues it if not"
         raise NoAnswer(f"{error}: {hint}") from None
+    return note_number(run, number)
+
+
+def new_token() -> str:
+    """What a job is found by whose number was lost."""
+    return f"letterpress:{secrets.token_hex(8)}"
+
+
+def expect_job(recipe: Recipe, run: RunFolder, **job: Any) -> None:
+    """Write a run's script, and down what its job will be known by, before it is asked for."""
+    write_text(run.job_script, job_script(recipe, run.root))
+    run.clear_stop_request()
+    job |= {"number": None, "submitted": time.time()}
+    write_json(run.state, {**read_json(run.state), "slurm_job": job, "outcome": None})
+
+
+def note_number(run: RunFolder, number: str) -> str:
+    """Record the number that SLURM gave a run's job, and return it."""
     state = read_json(run.state)  # it may have begun
-    state["slurm_job"]["number"] = number
-    write_json(run.state, state)
+    if state["slurm_job"]["number"] != number:
+        state["slurm_job"]["number"] = number
+        write_json(run.state, state)
     return number
 
 
@@ -150,7 +178,7 @@ def cancel_job(run: RunFolder) -> str:
         raise ValueError(f"{run.root} is {state['outcome'] or 'new'}: there is no job to cancel")
     cancel(job)
     cancel_farm(run)
-    write_json(run.state, {**read_json(run.state), "outcome": "cancelled"})
+    cancel_run(run)
     return f"cancelled job {job}; what was published last can be resumed from"
 
 
@@ -166,8 +194,11 @@ def recipe_of(run: RunFolder) -> Recipe:
     return recipe
 
 
-def _flags(recipe: Recipe, slurm: SlurmConfig, run: Path) -> Iterator[str]:
-    """What the job asks for, as flags of sbatch."""
+def flags_of(recipe: Recipe, output: Path) -> Iterator[str]:
+    """What a recipe's job asks for, as flags of sbatch; the file's name may hold SLURM's %j."""
+    slurm, folder = recipe.slurm or SlurmConfig(), str(output.parent)
+    if unfit := set(folder) & set('"\\\n'):
+        raise ValueError(f"{folder}: SLURM cannot write into a path with {unfit.pop()!r} in it")
     gpus = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
     limit = minutes(slurm)
     yield f"--job-name={recipe.name}"
@@ -183,11 +214,12 @@ def _flags(recipe: Recipe, slurm: SlurmConfig, run: Path) -> Iterator[str]:
     yield f"--time={limit // 60:02d}:{limit % 60:02d}:00"
     yield f"--signal=B:USR1@{slurm.save_before_end_s}"
     yield from ("--requeue", "--open-mode=append")
-    yield f'--output="{str(run).replace("%", "%%")}/slurm-%j.out"'
+    yield f'--output="{folder.replace("%", "%%")}/{output.name}"'
     yield from slurm.flags
 
 
-def _asked(recipe: Recipe) -> Asked:
+def asked_of(recipe: Recipe) -> Asked:
+    """What a recipe's job asks of a partition."""
     slurm = recipe.slurm or SlurmConfig()
     return Asked(
         partition=slurm.partition,

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.exit_codes import ExitCode, MachineFault
 from cluster.rendezvous import expand_hosts, slurm_node
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm.commands import NoAnswer, Refused, requeue
+from cluster.slurm.commands import NoAnswer, Refused, own_job, requeue
 from cluster.slurm.excluded import exclude, excluded_nodes, leave_enough
 from cluster.slurm.nodes import down_nodes, nodes_of
 from cluster.slurm.queue_time import queued_at
@@ -29,7 +29,7 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
 
     MachineFault if SLURM has queued the job again by itself, and another attempt would not help.
     """
-    job = environment.get("SLURM_JOB_ID")
+    job = own_job(environment)
     if job is None:
         return begin_attempt(run, backend="other")
     attempts = read_json(run.state)["attempts"]
@@ -72,15 +72,15 @@ def end(run: RunFolder, number: int) -> tuple[str, int]:
 def requeue_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
     """Queue the job that we are in again; where the site forbids that, a new one."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends us first, and we have more to ask
-    excluded = excluded_nodes(read_json(run.state))
+    excluded, job = excluded_nodes(read_json(run.state)), own_job(environment)
+    assert job is not None
     needed, partition = int(environment["SLURM_JOB_NUM_NODES"]), environment["SLURM_JOB_PARTITION"]
     try:
         left_out = leave_enough(excluded.now, nodes_of(partition), needed) if excluded.now else []
-        job = environment["SLURM_JOB_ID"]
         for refused in requeue(job, excluded=left_out, expired=excluded.expired):
             _say(f"queued again, but SLURM did not take {refused}")
     except (Refused, NoAnswer) as error:
-        _say(f"job {environment['SLURM_JOB_ID']} is not queued again, so a new one is: {error}")
+        _say(f"job {job} is not queued again, so a new one is: {error}")
         _say(f"queued as job {queue_run(recipe_of(run), run)}")
     return ExitCode.DONE
 
@@ -141,11 +141,11 @@ def _look_afresh(folder: Path) -> None:
 
 def _output(run: RunFolder, environment: Mapping[str, str]) -> tuple[str, ...]:
     """The last lines that the job printed, where its script says that it prints."""
-    name = f"slurm-{environment['SLURM_JOB_ID']}.out"
-    for folder in (run.root, Path(environment.get("SLURM_SUBMIT_DIR", "."))):
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(errors="replace").splitlines()
-            return tuple(lines[-OUTPUT_LINES:])
+    typed = Path(environment.get("SLURM_SUBMIT_DIR", "."))
+    ours, named = own_job(environment), environment["SLURM_JOB_ID"]  # %j is the latter
+    for path in (run.root / f"slurm-{ours}.out", typed / f"slurm-{named}.out"):
+        if path.is_file():
+            return tuple(path.read_text(errors="replace").splitlines()[-OUTPUT_LINES:])
     return ()
 
 

@@ -12,22 +12,18 @@ from launcher.accounts import accounts_table
 from launcher.follow import progress_line
 from launcher.ray_jobs import job_line
 from launcher.run_state import ask_slurm, is_on_ray, main_beat, run_state, slurm_job
+from launcher.runs import short_names
 from launcher.slurm_farm import farm_job, farm_output
-
-
-def runs_below(folder: Path) -> list[RunFolder]:
-    """The run folders in a folder, by name."""
-    return [RunFolder(path.parent) for path in sorted(folder.glob("*/recipe.yaml"))]
 
 
 def overview(runs: list[RunFolder]) -> str:
     """A table with a line per run."""
     rows = [["run", "state", "step", "checkpoints", "evaluated"]]
-    for run in runs:
+    for name, run in zip(short_names(runs), runs, strict=True):
         beat = main_beat(run)
         rows.append(
             [
-                str(run.root.name),
+                name,
                 run_state(run),
                 f"{beat['step']}/{beat['steps']}" if beat else "–",
                 str(len(published_steps(run.checkpoints))),

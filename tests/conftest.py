@@ -28,7 +28,10 @@ RAY_TESTS = {
     "test_farm_on_slurm",
     "test_local_job",
     "test_ray_job",
+    "test_ray_nodes",
 }
+
+BESIDE = {"test_sweep": "test_slurm"}  # one SLURM at a time
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
@@ -36,7 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`pytest -n 2 --dist loadgroup` runs two files at a time, but one Ray."""
     for item in items:
         on_ray = "integration" in item.path.parts and item.path.stem in RAY_TESTS
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+        alone = "ray" if on_ray else BESIDE.get(item.path.stem, item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(alone))
 
 
 @pytest.fixture(scope="session")

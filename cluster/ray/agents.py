@@ -1,8 +1,10 @@
 """The agents of an attempt on Ray: an actor on each node holds its GPUs and runs its agent."""
 
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,148 +12,179 @@ from typing import Any
 
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import start_session
+from cluster.ray.drain import draining_nodes
+from cluster.ray.room import RayNode, Room, check_names, live_nodes, selector
 from cluster.run_folder import RunFolder
 
 GRACE_S = 15.0  # after one node has failed: the others' agents end their ranks within 5 s
+ENDS_S = 5.0  # for an agent to end its ranks and to record that
+LOOK_EVERY_S = 1.0  # whether nodes are drained
 SAY_EVERY_S = 30.0  # that there is no room yet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """What an attempt takes of a Ray cluster."""
-
-    nodes: int
-    ranks: int
-    """On each node: a GPU and a core each."""
-    on_gpus: bool
-    without: tuple[str, ...] = ()
-    """Addresses of nodes that are not to be used."""
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """What is taken of one node."""
-        return {"CPU": self.ranks, **({"GPU": self.ranks} if self.on_gpus else {})}
 
 
 class NodeAgent:
     """One node of an attempt. Its agent, and so its ranks, die with this actor."""
 
-    def address(self) -> str:
-        """By which the other nodes reach this one."""
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def node_id(self) -> str:
+        """Where we are."""
         import ray
 
-        return str(ray.util.get_node_ip_address())
+        return str(ray.get_runtime_context().get_node_id())
 
     def run(self, command: Sequence[str], code: str) -> int:
         """Run the agent to its end; its exit code."""
         # Ray says how many threads an actor has; the agent says it of each rank.
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         environment["PYTHONPATH"] = code
-        return start_session(command, log=None, env=environment, cwd=Path(code)).wait()
+        self.process = start_session(command, log=None, env=environment, cwd=Path(code))
+        return self.process.wait()
+
+    def end(self) -> None:
+        """Let the agent end its ranks at once, with all that they started; `run` returns then."""
+        if self.process:
+            self.process.send_signal(signal.SIGINT)
 
 
-def check_room(room: Room) -> None:
-    """ValueError if the cluster has too few nodes of the kind, however long one waits."""
-    import ray
+@dataclass(frozen=True, kw_only=True)
+class Seats:
+    """The nodes that an attempt has been given, the first node first."""
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    fit = [node for node in alive if _fits(node["Resources"], room.bundle)]
-    usable = [node for node in fit if node["NodeManagerAddress"] not in room.without]
-    if len(usable) < room.nodes:
-        raise ValueError(
-            f"the recipe asks for nodes with {_spelt(room.bundle)}: {room.nodes} of them, and of "
-            f"this Ray's {len(alive)} nodes {len(usable)} will do; set ranks.nodes, ranks.per_node"
-        )
+    nodes: Sequence[RayNode]
+    actors: Sequence[Any]
+    room: Room
 
-
-def run_agents(
-    run: RunFolder, attempt: int, room: Room, command: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Run an attempt to its end on all nodes: their names, and those that died under it.
-
-    How it ended is in the agents' records.
-    """
-    import ray
-
-    with _actors(room) as actors:
-        hosts = ray.get([actor.address.remote() for actor in actors])
-        ends = {}
-        for number, actor in enumerate(actors):
-            agent = agent_command(run, attempt, hosts, number, room.ranks)
-            ends[actor.run.remote([*agent, "--", *command], str(run.code))] = hosts[number]
-        return hosts, _wait(ends)
+    @property
+    def names(self) -> list[str]:
+        """As the agents' records name the nodes."""
+        return [node.name for node in self.nodes]
 
 
-def agent_command(
-    run: RunFolder, attempt: int, hosts: Sequence[str], number: int, ranks: int
-) -> list[str]:
-    """How the agent of one node is started."""
-    return [
-        *(sys.executable, "-m", "cluster.agent", "--run", str(run.root)),
-        *("--attempt", str(attempt), "--ranks", str(ranks)),
-        *("--node", str(number), "--hosts", *hosts),
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What Ray says of the nodes whose agents did not come to their end."""
 
-
-def _wait(ends: Mapping[Any, str]) -> list[str]:
-    """Wait for all agents, or not long once one has failed; the nodes that died."""
-    import ray
-    from ray.exceptions import RayError
-
-    pending, dead, timeout_s = list(ends), [], None
-    while pending:
-        done, pending = ray.wait(pending, num_returns=1, timeout=timeout_s)
-        if not done:
-            break  # they hang in a collective: they end with their actors
-        try:
-            failed = ray.get(done[0]) not in (ExitCode.DONE, ExitCode.STOPPED)
-        except RayError:
-            failed = True
-            dead.append(ends[done[0]])
-        timeout_s = GRACE_S if failed else timeout_s
-    return dead
+    hosts: tuple[str, ...]
+    """Those of them that Ray takes for dead."""
+    words: tuple[str, ...]
 
 
 @contextmanager
-def _actors(room: Room) -> Iterator[list[Any]]:
-    """An actor on each of so many nodes; they end with this context."""
+def seated(room: Room) -> Iterator[Seats]:
+    """Wait until there is room, and hold it; whatever runs there ends with this context."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = placement_group(
-        [room.bundle] * room.nodes,
-        strategy="STRICT_SPREAD",
-        bundle_label_selector=[_selector(room)] * room.nodes,
-    )
+    bundles, labels = [room.bundle] * room.nodes, [selector(room)] * room.nodes
+    group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=labels)
     try:
-        while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
-            print(f"waiting until {room.nodes} nodes have {_spelt(room.bundle)} free", flush=True)
-        yield [
-            ray.remote(NodeAgent)
-            .options(
-                num_cpus=room.bundle["CPU"],
-                num_gpus=room.bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, number),
-            )
-            .remote()
-            for number in range(room.nodes)
-        ]
+        seats = None
+        while seats is None:
+            while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
+                print(f"waiting until {room.nodes} nodes have {room} free", flush=True)
+            seats = _sit(room, group)
+        yield seats
     finally:
         remove_placement_group(group)  # which ends its actors
 
 
-def _selector(room: Room) -> dict[str, str]:
-    """Of nodes that may be used, by Ray's own names for them."""
+def run_agents(run: RunFolder, attempt: int, seats: Seats, command: Sequence[str]) -> Loss:
+    """Run an attempt on all its nodes to its end, or not long after one has failed.
+
+    How it ended is in the agents' records. When Ray drains one of the nodes, the run is asked to
+    stop.
+    """
+    ends = {}
+    for number, (actor, node) in enumerate(zip(seats.actors, seats.nodes, strict=True)):
+        agent = [*agent_command(run, attempt, seats, number), "--", *command]
+        ends[actor.run.remote(agent, str(run.code))] = node
+    try:
+        return _watch(run, ends)
+    finally:
+        _end_agents(seats, list(ends))
+
+
+def agent_command(run: RunFolder, attempt: int, seats: Seats, number: int) -> list[str]:
+    """How the agent of one node is started."""
+    return [
+        *(sys.executable, "-m", "cluster.agent", "--run", str(run.root)),
+        *("--attempt", str(attempt), "--ranks", str(seats.room.ranks), "--node", str(number)),
+        *("--address", seats.nodes[0].address, "--hosts", *seats.names),
+    ]
+
+
+def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
+    """Wait for all agents, or not long once one has failed; `ends` are what Ray will answer."""
+    import ray
+    from ray.exceptions import RayError
+
+    pending, lost, words = list(ends), [], []
+    drained: set[str] = set()
+    patience_s = float("inf")
+    while pending and patience_s > 0:
+        done, pending = ray.wait(pending, num_returns=1, timeout=LOOK_EVERY_S)
+        if not done:
+            drained |= _obey_drain(run, ends.values())
+            patience_s -= LOOK_EVERY_S
+            continue
+        node = ends[done[0]]
+        try:
+            failed = ray.get(done[0]) not in (ExitCode.DONE, ExitCode.STOPPED)
+        except RayError as error:
+            failed = True
+            lost.append(node)
+            # The end of a node that was announced explains nothing: STOP says why.
+            words += [] if node.id in drained else str(error).splitlines()
+        patience_s = min(patience_s, GRACE_S) if failed else patience_s
+    alive = {node.id for node in live_nodes()}
+    return Loss(hosts=tuple(n.name for n in lost if n.id not in alive), words=tuple(words))
+
+
+def _obey_drain(run: RunFolder, nodes: Collection[RayNode]) -> set[str]:
+    """Ask the run to save and leave if nodes are to be taken away; the ids of those."""
+    draining = draining_nodes()
+    drained = [node for node in nodes if node.id in draining]
+    for node in drained:
+        run.request_stop(f"Ray drains {node.name}, which is preempted")
+    return {node.id for node in drained}
+
+
+def _end_agents(seats: Seats, ends: list[Any]) -> None:
+    """End what still runs: ranks that hang in a collective, or all if the run is cancelled."""
     import ray
 
-    left_out = [n["NodeID"] for n in ray.nodes() if n["NodeManagerAddress"] in room.without]
-    return {"ray.io/node-id": f"!in({','.join(left_out)})"} if left_out else {}
+    for actor in seats.actors:
+        actor.end.remote()
+    ray.wait(ends, num_returns=len(ends), timeout=ENDS_S)
 
 
-def _fits(resources: Mapping[str, float], bundle: Mapping[str, float]) -> bool:
-    return all(resources.get(name, 0) >= amount for name, amount in bundle.items())
+def _sit(room: Room, group: Any) -> Seats | None:
+    """Put an actor on each node of a group; None if one is lost just now: Ray looks for another."""
+    import ray
+    from ray.exceptions import RayError
+
+    actors = [_actor(room, group, number) for number in range(room.nodes)]
+    known = {node.id: node for node in live_nodes()}
+    try:
+        nodes = [known[place] for place in ray.get([actor.node_id.remote() for actor in actors])]
+    except (RayError, KeyError):
+        for actor in actors:
+            ray.kill(actor)
+        return None
+    check_names([node.name for node in nodes])
+    return Seats(nodes=nodes, actors=actors, room=room)
 
 
-def _spelt(bundle: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+def _actor(room: Room, group: Any, number: int) -> Any:
+    """The actor of one node; it can be told to end its agent while that runs."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    options = {
+        "num_cpus": room.bundle["CPU"],
+        "num_gpus": room.bundle.get("GPU", 0),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, number),
+    }
+    return ray.remote(NodeAgent).options(max_concurrency=2, **options).remote()

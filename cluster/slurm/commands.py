@@ -80,6 +80,17 @@ def outside_a_job(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def own_job(environment: Mapping[str, str]) -> str | None:
+    """The number of the job that we are in, such as 17, or 17_3 in an array; None outside of one.
+
+    A task of an array has a SLURM_JOB_ID too, but the last one's is the array's: to queue that
+    again is to queue all its tasks again, and all are cancelled by it.
+    """
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
+
+
 def submit_once(
     script: Path, token: str, *, excluded: Sequence[str] = (), after: str | None = None
 ) -> str:
@@ -106,8 +117,11 @@ def submit_once(
 
 
 def find_job(token: str) -> str | None:
-    """The number of the newest of our jobs whose comment is this token, ended ones too."""
-    jobs = [line.split("|", 1) for line in own_jobs("%A|%k").splitlines()]
+    """The number of the newest of our jobs whose comment is this token, ended ones too.
+
+    Of an array its own number: the tasks share the comment.
+    """
+    jobs = [line.split("|", 1) for line in own_jobs("%F|%k").splitlines()]
     return max((job for job, comment in jobs if comment == token), key=int, default=None)
 
 
@@ -141,13 +155,13 @@ def start_now(job: str) -> None:
 
 
 def own_jobs(form: str) -> str:
-    """A line for each of this user's jobs that the controller still knows.
+    """A line for each of this user's jobs, and each task of an array, that is still known.
 
     In squeue's oldest format, which is the same from 21.08 to 26.05: its --json is not, and on
     22.05 ignores every filter, so that it would fetch the jobs of everybody.
     """
     user = f"--user={os.getuid()}"
-    return call("squeue", "--noheader", user, "--states=all", f"--format={form}")
+    return call("squeue", "--noheader", "--array", user, "--states=all", f"--format={form}")
 
 
 def checked_job(job: str) -> str:

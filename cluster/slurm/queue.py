@@ -19,7 +19,7 @@ from cluster.run_folder import read_json, write_json
 from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, call, checked_job, own_jobs
 
 ASK_EVERY_S = 30.0
-SQUEUE_FORMAT = "%A|%T|%r|%N"
+SQUEUE_FORMAT = "%i|%T|%r|%N"  # %i: 17, or 17_3 of an array
 NO_NODES = "None assigned"  # as sacct says it
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
 GOING_ON = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
@@ -93,7 +93,7 @@ def look_up(wanted: Mapping[str, float]) -> Queue:
 
 
 def parse_squeue(text: str) -> dict[str, QueuedJob]:
-    """Jobs by number, of lines of `squeue --format=%A|%T|%r|%N`."""
+    """Jobs by number, of lines of `squeue --array --format=%i|%T|%r|%N`."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
     return {
         number: QueuedJob(state=state, reason=reason, nodes=nodes)
@@ -102,7 +102,7 @@ def parse_squeue(text: str) -> dict[str, QueuedJob]:
 
 
 def parse_sacct(text: str) -> dict[str, QueuedJob]:
-    """Jobs by number, of lines of `sacct --parsable2 --format=JobIDRaw,State,NodeList`.
+    """Jobs by number, of lines of `sacct --parsable2 --format=JobID,State,NodeList`.
 
     A job that was queued again has a line for each time; the last counts. The state may have an
     author (`CANCELLED by 1000`) or be cut short (`CANCELLED+`).
@@ -140,7 +140,7 @@ def _ask(known: dict[str, Any], wanted: Mapping[str, float]) -> None:
 
 def _accounted(numbers: Sequence[str]) -> dict[str, QueuedJob]:
     asked = ("--parsable2", "--noheader", "--allocations", "--duplicates")
-    form = "--format=JobIDRaw,State,NodeList"
+    form = "--format=JobID,State,NodeList"  # JobIDRaw is another number for tasks of an array
     told = parse_sacct(call("sacct", *asked, form, f"--jobs={','.join(numbers)}"))
     return {number: job for number, job in told.items() if number in numbers}
 

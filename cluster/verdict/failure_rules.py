@@ -57,7 +57,7 @@ SCHEDULER = (
         Weight.CAUSE,
         Cause.HARDWARE,
         r"has been marked dead because|NodeDiedError|LocalRayletDiedError|node has crashed",
-        r"the node it was running on is dead",
+        r"the node it was running on is dead|because its node has died",
     ),
 )
 
@@ -198,7 +198,12 @@ UNEXPLAINED = (
     # torch, of itself.
     rule("bug of torch", Weight.CRASH, Cause.UNKNOWN, r"INTERNAL ASSERT FAILED"),
     # Ray, of workers of which it knows no more.
-    rule("Ray", Weight.CRASH, Cause.UNKNOWN, r"(ActorDied|RayActor|WorkerCrashed)Error"),
+    rule(
+        "Ray",
+        Weight.CRASH,
+        Cause.UNKNOWN,
+        r"(ActorDied|RayActor|WorkerCrashed)Error|because its worker process has died",
+    ),
 )
 
 SEEN_OF_OTHERS = (

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from cluster.config import read_yaml
+from cluster.run_folder import read_json
 from evalfarm.evaluation import Evaluation
 from evalfarm.metrics.base import column_key
 from evalfarm.report.confidence import THRESHOLDS, confidence_curve, judged_words
@@ -26,7 +27,7 @@ TELLING = (
     "train.lora.rank",
     "train.objective.prediction",
 )
-"""Keys of a recipe that TensorBoard's HPARAMS tab sets beside the numbers."""
+"""Keys of a recipe that TensorBoard's HPARAMS tab sets beside the numbers, and those of a sweep."""
 
 
 def draw_layout(writer: SummaryWriter, evaluation: Evaluation) -> None:
@@ -47,9 +48,10 @@ def draw_recipe(writer: SummaryWriter, evaluation: Evaluation, recipe: Path | No
     """The HPARAMS tab, in this run: `add_hparams` would make one more at each start."""
     if recipe is None or not recipe.is_file():
         return
-    settings = flat_settings(read_yaml(recipe))
+    settings, state = flat_settings(read_yaml(recipe)), recipe.with_name("state.json")
+    swept = read_json(state).get("swept", []) if state.is_file() else []
     keys = [column_key(m, column) for m in evaluation.metrics.values() for column in m.columns]
-    telling = {key: settings[key] for key in TELLING if key in settings}
+    telling = {key: settings[key] for key in (*TELLING, *swept) if key in settings}
     file_writer = writer._get_file_writer()
     for summary in hparams(telling, dict.fromkeys(keys, 0.0)):  # the values are the curves' last
         file_writer.add_summary(summary)

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.ask import Answer, ask
 from cluster.config import to_yaml
 from cluster.run_folder import MANIFEST, write_text
-from launcher.doctor.finding import Finding, lacks, not_needed, ok
+from launcher.doctor.finding import Finding, lacks, not_needed, ok, unanswered
 from launcher.missing import missing_files
 from launcher.recipe import Recipe
 
@@ -51,7 +51,7 @@ def farm_findings(recipe: Recipe, farm: Answer) -> Iterator[Finding]:
     if recipe.eval is None:
         yield not_needed("suites", "the recipe has no eval section")
     elif farm.text is None:
-        yield lacks("suites", farm.silence, "`python -m evalfarm suites` says what is wrong")
+        yield unanswered("suites", farm, "`python -m evalfarm suites` says what is wrong")
     else:
         lines = re.findall(r"^(suite .*)$", farm.text, re.MULTILINE)
         yield from (_as_finding(line, r"suite [\w-]+") for line in lines)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "lacks", "not needed"]
+from cluster.ask import Answer
+
+State = Literal["ok", "lacks", "no answer", "not needed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +32,12 @@ def lacks(what: str, found: str, mend: str) -> Finding:
 def not_needed(what: str, found: str) -> Finding:
     """It is not here, and this recipe does without it."""
     return Finding(what=what, state="not needed", found=found)
+
+
+def unanswered(what: str, answer: Answer, mend: str) -> Finding:
+    """Nothing was said of it: it lacks, or it took too long and may be as it should."""
+    assert answer.text is None
+    if answer.timed_out:
+        again = "ask again when this machine and its storage are less busy"
+        return Finding(what=what, state="no answer", found=answer.silence, mend=again)
+    return lacks(what, answer.silence, mend)

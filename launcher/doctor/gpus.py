@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.ask import Answer, ask
 from cluster.nvidia_smi import ask_nvidia_smi, mib_of, rows_of
-from launcher.doctor.finding import Finding, lacks, not_needed, ok
+from launcher.doctor.finding import Finding, lacks, not_needed, ok, unanswered
 from launcher.recipe import Recipe
 
 FIELDS = "name,memory.total,memory.used,driver_version"
@@ -85,7 +85,7 @@ def torch_findings(recipe: Recipe, answer: Answer, gpus_here: bool) -> Iterator[
     if answer.text is None:
         lost = "No module named" in answer.silence
         mend = "`make install`" if lost else "`python -m trainer.installed` shows more"
-        yield lacks("torch", answer.silence, mend)
+        yield unanswered("torch", answer, mend)
         return
     said = json.loads(answer.text.splitlines()[-1])
     on_gpu = recipe.train.device == "cuda"

@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.ask import Answer, ask
-from launcher.doctor.finding import Finding, lacks, ok
+from launcher.doctor.finding import Finding, lacks, ok, unanswered
 
 GB = 1e9
 LEAST_GB = 1.0  # logs, samples and pictures, whatever is trained
@@ -28,7 +29,8 @@ def storage_findings(folder: Path, answer: Answer, run_bytes: float | None) -> I
     """Rows on the folder of runs; `run_bytes` is what the recipe's run leaves there."""
     if answer.text is None:
         mend = f"give yourself a folder that can be written: `ln -s OTHER_DISK {folder}`"
-        yield lacks("disk", answer.silence.partition(": ")[2] or answer.silence, mend)
+        said = replace(answer, silence=answer.silence.partition(": ")[2] or answer.silence)
+        yield unanswered("disk", said, mend)
         return
     measured = json.loads(answer.text)
     yield _room(folder, measured, run_bytes)

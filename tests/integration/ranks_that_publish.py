@@ -1,4 +1,4 @@
-"""What test_slurm_faults.py runs as a rank: steps, and publishes them, without torch."""
+"""What tests of lost nodes run as a rank: steps, and publishes them, without torch."""
 
 import argparse
 import os
@@ -34,8 +34,9 @@ def main() -> int:
     """One rank."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("attempt", type=int)
-    parser.add_argument("fault", choices=FAULTS, help="of the last rank, in the first attempt")
+    parser.add_argument("--attempt", type=int, required=True)
+    about = "of the last rank, in the first attempt"
+    parser.add_argument("--fault", choices=FAULTS, default="none", help=about)
     arguments = parser.parse_args()
     answer_with_stacks()
     run, attempt = RunFolder(arguments.run), arguments.attempt

@@ -1,5 +1,6 @@
 """`ray job submit … python -m evalfarm watch` as typed, on a Ray that somebody else started."""
 
+import contextlib
 import json
 import os
 import socket
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from cluster.ranks.leftovers import RUN
 from cluster.ranks.processes import kill_session, session_members
 from cluster.run_folder import RunFolder, published_steps, read_json
 from tests.conftest import publish_lora_export, read_events, wait_until
@@ -89,31 +92,45 @@ def test_samples_built_on_ray_are_those_built_in_one_process(
     assert len([name for name in one["files"] if name.endswith(".tar")]) == 3
 
 
-def test_a_recipe_is_submitted_stopped_and_resumed_as_a_job_of_ray(
+def test_a_recipe_is_submitted_stopped_resumed_and_cancelled_as_a_job_of_ray(
     dashboard: str, checkout: Path, tmp_path: Path, train_keys: dict[str, Any]
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    train = train_keys | {"steps": 60, "save_every": 60, "preview": None}
+    train = train_keys | {"steps": 4000, "save_every": 4000, "preview": None}
     recipe.write_text(json.dumps({"name": "on-ray", "train": train, "ranks": {"per_node": 2}}))
     run = RunFolder(checkout / "runs" / "on-ray")
     name = str(run.root)
 
     letterpress(dashboard, checkout, "submit", str(recipe), "--on", "ray")
-    first = run.attempt(0)
-    wait_until(lambda: len(read_events(first, "step")) > 1, 120)
+    wait_until(lambda: len(read_events(run.attempt(0), "step")) > 1, 120)
     letterpress(dashboard, checkout, "stop", name)
     wait_until(lambda: read_json(run.state)["outcome"] == "stopped", 60)
     (saved, _), *_ = published_steps(run.checkpoints)
 
     letterpress(dashboard, checkout, "resume", name)
     assert read_json(run.state)["ray_job"]["id"] in letterpress(dashboard, checkout, "status", name)
-    wait_until(lambda: read_json(run.state)["outcome"] == "done", 120)
-    steps = [event["step"] for event in read_events(run.attempt(1), "step")]
-    assert steps == list(range(saved + 1, 61))
+    wait_until(lambda: len(read_events(run.attempt(1), "step")) > 1, 120)
+    assert letterpress(dashboard, checkout, "cancel", name).startswith("cancelled job on-ray-")
+    assert processes_of(run) == []
+    assert read_events(run.attempt(1), "step")[0]["step"] == saved + 1
     (record,) = run.attempt(1).node_records()
-    assert [rank["exit_code"] for rank in record["ranks"]] == [0, 0]
-    jobs = [attempt["job"] for attempt in read_json(run.state)["attempts"]]
-    assert len(set(jobs)) == 2
+    assert [rank["signal"] for rank in record["ranks"]] == ["SIGKILL", "SIGKILL"]
+    state = read_json(run.state)
+    assert state["outcome"] == "cancelled"
+    assert [attempt["verdict"]["cause"] for attempt in state["attempts"]] == ["stopped", "stopped"]
+    assert len({attempt["job"] for attempt in state["attempts"]}) == 2
+
+
+def processes_of(run: RunFolder) -> list[str]:
+    """The command lines of the live processes that were told of a run, or started for it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended while we looked
+            words, environment = process.cmdline(), process.environ()
+            told = str(run.root) in words or environment.get(RUN) == str(run.root)
+            if told and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(words))
+    return found
 
 
 def letterpress(dashboard: str, checkout: Path, *arguments: str) -> str:

@@ -141,7 +141,10 @@ def lose(cluster: Cluster, host: str) -> None:
 def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> Path:
     """slurm/train_8xA100.sh with other ranks, and maybe another agent."""
     text = (CHECKOUT / "slurm" / "train_8xA100.sh").read_text()
-    ours = f'"$PYTHON" -m tests.integration.ranks_that_publish "$RUN" "$ATTEMPT" {fault}'
+    ours = (
+        '"$PYTHON" -m tests.integration.ranks_that_publish "$RUN" --attempt "$ATTEMPT" '
+        f"--fault {fault}"
+    )
     changes = {
         '"$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT"': ours,
         '"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"\n': "",

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.config import absolute_paths, to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
+from trainer.data.alone import alone_at
 from trainer.data.config import COPIED, DataConfig
 from trainer.data.jobs import Outcome, Runner, in_turn
 from trainer.data.shards import describe_left_out, publish_shards, staging_for
@@ -32,15 +33,25 @@ def build(
     if not groups:
         return f"{_samples_there(config)} samples are in {config.path}"
     source = {name: to_dict(absolute_paths(group)) for name, group in groups.items()}
+    if done := _already(config, groups, source):
+        return done
+    with alone_at(config.path):
+        if done := _already(config, groups, source):
+            return done
+        facts = _make(config, groups, source, progress, run)
+    return _describe(facts, config.path)
+
+
+def _already(
+    config: DataConfig, groups: Mapping[str, Any], source: Mapping[str, Any]
+) -> str | None:
+    """What to say of a folder that holds these samples; None if it holds none."""
     try:
         there = read_manifest(config.path)
     except BrokenFolder:
-        there = None
-    if there is not None:
-        _refuse_other_samples(config, groups, source, there)
-        return f"{there['samples']} samples are already in {config.path}"
-    facts = _make(config, groups, source, progress, run)
-    return _describe(facts, config.path)
+        return None
+    _refuse_other_samples(config, groups, source, there)
+    return f"{there['samples']} samples are already in {config.path}"
 
 
 def _make(

@@ -5,8 +5,8 @@ Four published methods are settings of this one loop:
     TextCraftor (Li et al. 2024)    text_encoder full; grad_steps 5 of 25, guidance 7.5
     DRaFT-K (Clark et al. 2023)     unet lora; grad_steps K, 1 as a rule; all of them is DRaFT
     AlignProp (Prabhudesai 2023)    unet lora; least_grad_steps 1 and grad_steps all of them
-    ReFL (Xu et al. 2023)           unet full; sampler_steps 40, guidance 1, grad_steps 1, and
-                                    predict_at [31, 40]
+    ReFL (Xu et al. 2023)           unet full; sampler_steps 40, guidance 1, grad_steps 1,
+                                    predict_at [31, 40], and enough, its relu(2 - reward)
 """
 
 from dataclasses import dataclass, field
@@ -37,6 +37,9 @@ class RewardConfig:
     """What is climbed, by weight: clip (100 cosines of networks.clip), aesthetic (LAION's rating),
     pick_score (points), hps_v2 and hps_v2_1 (100 cosines), all on the farm's scales; and ocr, the
     recogniser's log-likelihood of the quoted words, per character."""
+    enough: dict[RewardName, float] = field(default_factory=dict)
+    """From which value on a picture is left as it is by a reward: what is good already earns
+    nothing more (ReFL), and tempts less to cheat."""
     watched: tuple[RewardName, ...] = ()
     """Rewards that are logged beside them and not climbed: where these fall, those are cheated."""
     pull: float = 0.0
@@ -80,6 +83,8 @@ class RewardConfig:
                 )
         if both := sorted(set(self.rewards) & set(self.watched)):
             raise ValueError(f"{both[0]} is in rewards and in watched: leave it in one of them")
+        if unknown := sorted(set(self.enough) - set(self.rewards)):
+            raise ValueError(f"enough.{unknown[0]} is of no reward that is climbed: see rewards")
         if self.pull < 0:
             raise ValueError(f"pull must be 0 or more, got {self.pull}")
         if self.guidance < 1:

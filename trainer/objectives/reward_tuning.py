@@ -5,6 +5,7 @@ through. What is trained is asked in one forward pass of the engine; the autoenc
 are frozen and stay outside of it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -22,7 +23,7 @@ from trainer.objectives.decoding import decode
 from trainer.objectives.denoising import predicted_by
 from trainer.objectives.objective import Objective
 from trainer.objectives.randomness import first_noise
-from trainer.objectives.reward_config import RewardConfig
+from trainer.objectives.reward_config import RewardConfig, RewardName
 from trainer.objectives.rewards.loading import open_rewards
 from trainer.objectives.rewards.reward import Judged
 from trainer.objectives.sampling import Chain, Cut, cut_at
@@ -98,7 +99,10 @@ class RewardTuning(Objective):
     def add_up(self, judged: Mapping[str, Judged], drawn: Drawn) -> Loss:
         """The loss, and the mean of each reward: of all pictures, those not judged as 0."""
         means = {name: one.values.float().mean() for name, one in judged.items()}
-        parts = [-weight * means[name] for name, weight in self.config.rewards.items()]
+        parts = [
+            -weight * self._climbed(name, judged[name].values.float()).mean()
+            for name, weight in self.config.rewards.items()
+        ]
         parts.append(drawn.latents.mean() * 0)  # a gradient, where no picture could be judged
         if self.config.pull:
             parts.append(self.config.pull * drawn.distance)
@@ -107,6 +111,10 @@ class RewardTuning(Objective):
             scalars=self._scalars(means, judged, drawn.distance),
             counts={f"{n}_{why}": k for n, one in judged.items() for why, k in one.counts.items()},
         )
+
+    def _climbed(self, reward: RewardName, values: Tensor) -> Tensor:
+        """Values without a gradient where they are enough: `relu(enough - value)` of ReFL."""
+        return values.clamp(max=self.config.enough.get(reward, math.inf))
 
     def nothing(self, trained: Any, batch: Batch, step: int) -> Loss:
         """A loss of 0 from pictures of nothing, which are not judged."""

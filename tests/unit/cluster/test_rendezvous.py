@@ -86,9 +86,10 @@ def test_a_first_node_that_never_speaks_is_a_fault_of_the_machine(tmp_path: Path
         await_address(RunFolder(tmp_path).attempt(0), wait_s=0.1)
 
 
-def test_nodes_may_be_known_by_their_addresses_alone() -> None:
+def test_nodes_are_known_by_their_addresses_or_by_names_and_the_first_one_s_address() -> None:
     node = node_of(["10.0.0.1", "10.0.0.2"], 1, ranks=8)
     assert (node.name, node.nodes, node.address) == ("10.0.0.2", 2, "10.0.0.1")
+    assert node_of(["n1", "n2"], 1, ranks=8, address="10.0.0.1").address == "10.0.0.1"
     with pytest.raises(ValueError, match="--node 2 is none of the 2 hosts, counted from 0"):
         node_of(["10.0.0.1", "10.0.0.2"], 2, ranks=8)
 

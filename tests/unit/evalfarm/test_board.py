@@ -147,13 +147,15 @@ def test_a_restart_makes_no_second_session_of_the_hyperparameters(
 ) -> None:
     write_checkpoint(evaluation, 50, [1.0, 1.0, 1.0])
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("train: {model: assets/mini, optim: {lr: 0.001}, lora: null}\n")
+    recipe.write_text("train: {model: assets/mini, optim: {lr: 0.001, eps: 2}, lora: null}\n")
+    (tmp_path / "state.json").write_text('{"swept": ["train.optim.eps"]}')
     shown = drawn(evaluation, tmp_path / "boards" / "eval-three", recipe)
     assert [path.name for path in (tmp_path / "boards").rglob("*") if path.is_dir()] == [
         "eval-three"
     ]
     start = shown.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"train.optim.lr" in start
+    assert b"train.optim.eps" in start  # not telling in itself, but swept
     assert b"train.lora" not in start
 
 

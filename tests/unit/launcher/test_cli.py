@@ -88,10 +88,45 @@ def test_a_dry_run_on_slurm_prints_the_script_and_needs_no_slurm(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_run_on_slurm_has_a_job_to_cancel(run: RunFolder) -> None:
+def test_a_dry_run_of_a_sweep_shows_every_run_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    swept = ["--sweep", "train.optim.lr=1e-4,5e-5", "train.lora.rank=4,16"]
+    changes = ["--set", f"train.model={CHECKOUT}", "eval=null"]
+    done = letterpress("submit", MINI, "--dry-run", *swept, *changes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = [recipe["name"] for recipe in yaml.safe_load_all(done.stdout)]
+    assert shown == ["lr-1e-4-rank-4", "lr-1e-4-rank-16", "lr-5e-5-rank-4", "lr-5e-5-rank-16"]
+    on_slurm = ["--on", "slurm", "--at-once", "2"]
+    done = letterpress("submit", MINI, "--dry-run", *on_slurm, *swept, *changes, cwd=tmp_path)
+    assert "#SBATCH --array=0-3%2\n" in done.stdout
+    assert f"RUN={tmp_path}/runs/mini-sweep/lr-1e-4-rank-4\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--sweep", "train.steps=4,0"], "train.steps=0: train: steps must be at least 1, got 0"),
+        (["--sweep", "ranks.nodes=1,2"], "this machine is one node, ranks.nodes is 2"),
+        (["--at-once", "2"], "--at-once is about the runs of a --sweep, and there is none"),
+        (
+            ["--sweep", "train.steps=4,8", "--at-once", "2"],
+            "--at-once takes a number from 1, with --on slurm, got 2",
+        ),
+    ],
+)
+def test_a_mistake_in_one_run_of_a_sweep_is_one_line_and_none_is_made(
+    arguments: list[str], line: str, tmp_path: Path
+) -> None:
+    done = letterpress("submit", MINI, *arguments, cwd=tmp_path)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == f"error: {line}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_on_this_machine_has_no_job_to_cancel(run: RunFolder) -> None:
     done = letterpress("cancel", run.root)
     assert done.returncode == ExitCode.BAD_INPUT
-    assert "is not on SLURM: Ctrl-C twice" in done.stderr
+    assert "is on this machine: Ctrl-C twice" in done.stderr
 
 
 def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:

@@ -136,9 +136,16 @@ def test_a_torch_for_the_cpu_is_no_torch_for_gpus(on_gpus: Recipe, mini: Recipe)
     assert [f.state for f in torch_findings(mini, cpu, gpus_here=False)] == ["ok", "ok", "ok"]
 
 
-def test_a_torch_that_does_not_answer_and_a_deepspeed_that_fails_are_lacking(mini: Recipe) -> None:
-    (finding,) = torch_findings(mini, Answer(silence="python gave no answer in 17 s"), False)
-    assert (finding.state, finding.found) == ("lacks", "python gave no answer in 17 s")
+def test_a_torch_that_takes_too_long_is_not_called_lacking(mini: Recipe) -> None:
+    slow = Answer(silence="python gave no answer in 17 s", timed_out=True)
+    (finding,) = torch_findings(mini, slow, False)
+    assert (finding.state, finding.found) == ("no answer", "python gave no answer in 17 s")
+
+
+def test_a_torch_and_a_deepspeed_that_fail_are_lacking(mini: Recipe) -> None:
+    failing = Answer(silence="python: ImportError: libgomp.so.1: cannot open shared object file")
+    (finding,) = torch_findings(mini, failing, False)
+    assert (finding.state, finding.found) == ("lacks", failing.silence)
     assert finding.mend == "`python -m trainer.installed` shows more"
     gone = Answer(silence="python: ModuleNotFoundError: No module named 'torch'")
     (finding,) = torch_findings(mini, gone, False)
@@ -273,3 +280,8 @@ def test_the_table_is_within_a_hundred_columns_but_for_commands(
     assert code == ExitCode.BAD_INPUT
     monkeypatch.setattr(page, "examine", lambda *_: [("files", rows[1:])])
     assert page.doctor(mini, Path("runs"))[1] == ExitCode.DONE
+    silent = Finding(what="torch", state="no answer", found="python gave no answer in 17 s")
+    monkeypatch.setattr(page, "examine", lambda *_: [("files", [*rows[1:], silent])])
+    text, code = page.doctor(mini, Path("runs"))
+    assert "nothing that answered is lacking for mini; no answer of torch; asked in" in text
+    assert code == ExitCode.RETRY_ELSEWHERE

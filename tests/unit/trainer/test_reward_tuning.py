@@ -19,7 +19,7 @@ from trainer.models.config import NetworksConfig
 from trainer.models.trained import Trained
 from trainer.objectives.config import ObjectiveConfig
 from trainer.objectives.reward_config import RewardConfig
-from trainer.objectives.reward_tuning import RewardTuning
+from trainer.objectives.reward_tuning import Drawn, RewardTuning
 from trainer.objectives.rewards.reward import Judged
 from trainer.objectives.sampling import Cut
 from trainer.train import _loss
@@ -171,6 +171,23 @@ def test_what_is_watched_is_logged_and_not_climbed(tiny_model: Path) -> None:
     loss = watching(watched, batch_of(*CAPTIONS), step=0)
     assert {"reward_clip", "reward_pick_score"} <= loss.scalars.keys()
     assert torch.equal(loss.total, plain(trained, batch_of(*CAPTIONS), step=0).total)
+
+
+def test_a_picture_that_is_good_enough_earns_and_teaches_nothing_more(tiny_model: Path) -> None:
+    plain, _ = tuning(tiny_model)
+    capped, _ = tuning(tiny_model, reward={"enough": {"clip": 2.0}})
+    distance = torch.zeros(())
+    drawn = Drawn(torch.zeros(2, *capped.latent_shape), distance)
+    values = torch.tensor([1.5, 2.5], requires_grad=True)
+    judged = {"clip": Judged(values, torch.ones(2).bool())}
+    loss = capped.add_up(judged, drawn)
+    loss.total.backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [-0.5, 0]
+    refl = torch.relu(2 - values.detach()).mean()  # the loss of ReFL, but for a constant
+    assert float(loss.total.detach()) == pytest.approx(float(refl) - 2)
+    assert float(loss.scalars["reward_clip"]) == 2.0  # what is logged is what was judged
+    assert float(plain.add_up(judged, drawn).total.detach()) == -2.0
 
 
 def test_the_pull_is_the_squared_distance_of_the_embeddings(tiny_model: Path) -> None:

@@ -156,6 +156,7 @@ def test_the_cut_is_fixed_or_drawn_for_each_step() -> None:
         ({"predict_at": (1, 4)}, "grad_steps must be 1 to 1, got 2"),
         ({"guidance": 0.5}, "guidance must be at least 1"),
         ({"watched": ("ocr",)}, "ocr is in rewards and in watched"),
+        ({"enough": {"clip": 30.0}}, "enough.clip is of no reward that is climbed"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

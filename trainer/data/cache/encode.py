@@ -17,6 +17,7 @@ import torch
 
 from cluster.run_folder import MANIFEST, read_manifest
 from trainer.config import TrainConfig
+from trainer.data.alone import alone_at
 from trainer.data.cache.captions import plan_captions
 from trainer.data.cache.key import folder_of, latents_facts, text_facts
 from trainer.data.cache.pictures import plan_pictures
@@ -44,6 +45,12 @@ def encode(config: TrainConfig, batch: int, bar: Bar) -> str:
     place = find_place()
     if place:
         return encode_share(config, batch, bar if place.rank == 0 else silent, place)
+    with alone_at(config.data.cache):
+        return _encode_here(config, batch, bar)
+
+
+def _encode_here(config: TrainConfig, batch: int, bar: Bar) -> str:
+    """Encode with one process for each GPU of this machine."""
     processes = torch.cuda.device_count() if config.device == "cuda" else 1
     context = multiprocessing.get_context("spawn")
     others = [

@@ -49,7 +49,7 @@ def test_a_head_that_has_ended_says_so_to_all_who_look_for_it(published: Path) -
 def test_a_job_that_has_lost_its_first_node_is_queued_again_by_another(
     published: Path, fake_slurm: FakeSlurm
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|down*\n")
+    fake_slurm.answers("sinfo", "n1|down*|Not responding\n")
     assert not join(NODE, published)
     assert "scontrol requeue 17" in fake_slurm.calls("scontrol")
 
@@ -57,6 +57,6 @@ def test_a_job_that_has_lost_its_first_node_is_queued_again_by_another(
 def test_a_head_that_is_silent_on_a_node_that_lives_is_looked_for_again(
     published: Path, fake_slurm: FakeSlurm
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|mixed\n")
+    fake_slurm.answers("sinfo", "n1|mixed|none\n")
     assert join(NODE, published)
     assert fake_slurm.calls("scontrol") == []

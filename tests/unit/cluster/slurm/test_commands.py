@@ -104,6 +104,15 @@ def test_what_is_no_name_of_a_node_never_reaches_slurm(fake_slurm: FakeSlurm, no
     assert not [call for call in fake_slurm.calls() if "requeue" in call or "update" in call]
 
 
+def test_a_task_of_an_array_is_not_taken_for_the_array() -> None:
+    job = {"SLURM_JOB_ID": "17"}
+    assert slurm.own_job({}) is None
+    assert slurm.own_job(job) == "17"
+    # As its last task has it on 22.05.
+    task = {**job, "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}
+    assert slurm.own_job(task) == "17_3"
+
+
 def test_a_job_inside_a_job_inherits_nothing_of_it() -> None:
     inside = {
         "SLURM_JOB_ID": "5",

@@ -8,7 +8,7 @@ from cluster.slurm import queue as slurm_queue
 from cluster.slurm.queue import QueuedJob, look_up, parse_sacct, parse_squeue
 from tests.fake_slurm import FakeSlurm
 
-# `squeue --format=%A|%T|%r|%N --states=all` of 22.05.8.
+# `squeue --array --format=%i|%T|%r|%N --states=all` of 22.05.8.
 SQUEUE = """\
 7|PENDING|BeginTime|
 6|PENDING|Priority|
@@ -44,6 +44,15 @@ def test_every_state_is_waiting_going_on_or_over() -> None:
     assert [number for number, job in jobs.items() if job.has_ended] == ["3", "2"]
     assert str(jobs["6"]) == "PENDING (Priority)"
     assert str(jobs["5"]) == "RUNNING on gpu[11-12]"
+
+
+def test_tasks_of_an_array_are_jobs_of_their_own() -> None:
+    jobs = parse_squeue("1_3|PENDING|JobArrayTaskLimit|\n1_0|RUNNING|None|n1\n2|RUNNING|None|n1\n")
+    assert {number: job.state for number, job in jobs.items()} == {
+        "1_3": "PENDING",
+        "1_0": "RUNNING",
+        "2": "RUNNING",
+    }
 
 
 def test_the_last_life_of_a_job_counts_in_the_accounting() -> None:
@@ -87,6 +96,18 @@ def test_what_the_controller_forgot_the_accounting_is_asked_once(
     assert states == ["GONE", *["CANCELLED on gpu11"] * 3]
     # Never two questions in a turn.
     assert [call.split()[0] for call in fake_slurm.calls()] == ["squeue", "sacct", *["squeue"] * 2]
+
+
+def test_the_accounting_is_asked_for_a_task_by_the_number_that_it_prints(
+    fake_slurm: FakeSlurm, clock: Clock
+) -> None:
+    fake_slurm.answers("squeue", SQUEUE)
+    fake_slurm.answers("sacct", "1_2|TIMEOUT|n1\n")
+    look_up({"1_2": 0.0})
+    clock.now += 31
+    assert str(look_up({"1_2": 0.0}).job("1_2", 0.0)) == "TIMEOUT on n1"
+    (call,) = fake_slurm.calls("sacct")
+    assert call.endswith("--format=JobID,State,NodeList --jobs=1_2")
 
 
 def test_without_accounting_a_forgotten_job_is_gone(fake_slurm: FakeSlurm, clock: Clock) -> None:

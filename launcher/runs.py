@@ -1,0 +1,28 @@
+"""Which runs there are, and what to call them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cluster.run_folder import RunFolder
+
+
+def runs_below(folder: Path) -> list[RunFolder]:
+    """The run folders in a folder, and those in its folders: a sweep's. By name."""
+    recipes = [*folder.glob("[!.]*/recipe.yaml"), *folder.glob("[!.]*/[!.]*/recipe.yaml")]
+    return [RunFolder(path.parent) for path in sorted(recipes)]
+
+
+def runs_at(paths: Iterable[Path]) -> list[RunFolder]:
+    """The runs that paths name: each a run folder or one that holds some, else ValueError."""
+    found: list[RunFolder] = []
+    for path in paths:
+        below = [] if RunFolder(path).recipe.is_file() else runs_below(path)
+        found += below or [RunFolder.existing(path)]
+    return found
+
+
+def short_names(runs: Sequence[RunFolder]) -> list[str]:
+    """What to call each run: its path below the folder that holds them all."""
+    above = os.path.commonpath([run.root.parent for run in runs]) if runs else ""
+    return [str(run.root.relative_to(above)) for run in runs]
