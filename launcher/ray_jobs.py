@@ -133,7 +133,10 @@ def _end(client: Any, job: str) -> None:
     """End a job, and wait until it has: its driver writes to the run folder until then."""
     if _status(client, job) is None:  # of a Ray that was started anew
         return
-    client.stop_job(job)
+    try:
+        client.stop_job(job)
+    except (ConnectionError, RuntimeError) as error:
+        raise MachineFault(f"Ray does not end job {job}: {_one_line(error)}") from None
     if not _has_ended(client, job):
         raise MachineFault(f"Ray job {job} did not end in {ENDS_S:.0f} s, though it was asked to")
 

@@ -71,10 +71,13 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A Ray without nodes to train on."""
-    nodes = Nodes()
-    yield nodes
-    nodes.keep()
-    nodes.cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Both nodes' ranks have a thread for each core of this machine: they are not to spin.
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        nodes = Nodes()
+        yield nodes
+        nodes.keep()
+        nodes.cluster.shutdown()
 
 
 @pytest.fixture

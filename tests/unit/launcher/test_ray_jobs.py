@@ -302,6 +302,18 @@ def test_a_cancelled_job_has_ended_before_the_run_is_said_to_be(run: RunFolder) 
         cancel_job(run, ray)
 
 
+def test_a_job_that_ray_does_not_end_is_not_said_to_be_cancelled(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FakeRay()
+    begin_attempt(run, backend="ray", job=submit(run, ray))
+    monkeypatch.setattr(ray_jobs, "ENDS_S", 0.1)
+    monkeypatch.setattr(ray, "stop_job", lambda job: False)
+    with pytest.raises(MachineFault, match="did not end in 0 s, though it was asked to"):
+        cancel_job(run, ray)
+    assert read_json(run.state)["outcome"] is None
+
+
 def test_cancelling_the_farm_of_a_run_that_is_done_leaves_it_done(run: RunFolder) -> None:
     ray = FakeRay()
     begin_attempt(run, backend="ray", job=submit(run, ray))
