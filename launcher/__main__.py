@@ -4,23 +4,26 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cluster.config import add_set_option, build, describe, read_yaml, to_yaml
+from cluster.config import add_set_option, build, describe, read_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
-from cluster.run_folder import AttemptFolder, RunFolder, read_json
+from cluster.run_folder import RunFolder, read_json
+from launcher.dry_run import show, show_sweep
 from launcher.freeze import freeze
+from launcher.logs import next_attempt, print_log
+from launcher.merged_log import print_merged
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
 from launcher.run_state import is_on_ray, is_on_slurm, run_state
 from launcher.runs import runs_at, runs_below, short_names
+from launcher.start import STARTS, go_on_here
 from launcher.status import own_command
-from launcher.sweep import Sweep, sweep_of
+from launcher.sweep import sweep_of
 
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
@@ -28,7 +31,6 @@ PLAN_NUMBERS = (
     "nodes", "gpus_per_node", "gpu_memory_gb", "images_per_s", "node_gbit_per_s",
     "price_per_gpu_hour",
 )  # fmt: skip
-FOLLOW_EVERY_S = 0.5
 Load = Callable[[Path, Sequence[str]], Recipe]
 """Reads a recipe, with `key=value` overrides."""
 RESUME_HINTS = {
@@ -156,7 +158,7 @@ def submit(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments, load)
     _check_place(recipe, arguments.on)
     if arguments.dry_run:
-        _show(recipe, RUNS / recipe.name, arguments.on)
+        show(recipe, RUNS / recipe.name, arguments.on)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
     if arguments.dry_run:
@@ -188,10 +190,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def doctor_command(arguments: argparse.Namespace) -> int:
     """Tell what a recipe needs that this machine and its cluster lack, and what mends it."""
-    from launcher.doctor.page import doctor, show
+    from launcher.doctor import page
 
-    page, code = doctor(_recipe(arguments), RUNS)
-    show(page)
+    text, code = page.doctor(_recipe(arguments), RUNS)
+    page.show(text)
     return code
 
 
@@ -213,7 +215,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
         print(f"{run.root.name} goes on as Ray job {submit_job(run, connect())}")
     else:
-        return _run_here(build(Recipe, read_yaml(run.recipe)), run)
+        return go_on_here(build(Recipe, read_yaml(run.recipe)), run)
     return ExitCode.DONE
 
 
@@ -275,8 +277,13 @@ def logs(arguments: argparse.Namespace) -> int:
     if number is None:
         raise ValueError(f"{arguments.run} has not started yet: it is {run_state(run)}")
     while number is not None:
-        _print_logs(run.attempt(number), arguments)
-        number = _next_attempt(run, number) if arguments.follow else None
+        attempt = run.attempt(number)
+        if arguments.all:
+            print_merged(attempt, follow=arguments.follow)
+        else:
+            path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
+            print_log(path, attempt, follow=arguments.follow)
+        number = next_attempt(run, number) if arguments.follow else None
     return ExitCode.DONE
 
 
@@ -378,7 +385,7 @@ def _submit_sweep(arguments: argparse.Namespace, load: Load) -> int:
     for run in sweep.recipes:
         _check_place(run, arguments.on)
     if arguments.dry_run:
-        _show_sweep(sweep, root, arguments)
+        show_sweep(sweep, root, arguments.on, arguments.at_once)
     if not _all_there(*sweep.recipes):
         return ExitCode.BAD_INPUT
     return ExitCode.DONE if arguments.dry_run else START_ALL[arguments.on](sweep, root, at_once)
@@ -397,109 +404,6 @@ def _all_there(*recipes: Recipe) -> bool:
     for line in missing:
         print(f"error: {line}", file=sys.stderr)
     return not missing
-
-
-def _show(recipe: Recipe, root: Path, on: str) -> None:
-    """What would run: the job's script, or the recipe with every default spelled out."""
-    if on == "slurm":
-        from launcher.slurm import job_script
-        from launcher.slurm_farm import farm_script
-
-        print(job_script(recipe, root.absolute()), end="", flush=True)
-        if recipe.eval and recipe.slurm and recipe.slurm.farm:
-            print(f"\n{farm_script(recipe, root.absolute())}", end="", flush=True)
-    else:
-        where = f"each of {recipe.ranks.nodes} nodes of Ray" if on == "ray" else "this machine"
-        print(f"# would run in {root.absolute()}, {recipe.ranks.per_node} ranks on {where}")
-        print(to_yaml(recipe), end="", flush=True)
-
-
-def _show_sweep(sweep: Sweep, root: Path, arguments: argparse.Namespace) -> None:
-    """What would run: the array's script, and the runs' own; or their recipes."""
-    recipes = sweep.recipes
-    if arguments.on == "slurm":
-        from launcher.slurm_sweep import array_script
-
-        print(array_script(sweep, root.absolute(), arguments.at_once))
-        print("# And in the folder of each of them its own job.sh, such as the first one's:\n")
-        recipes = recipes[:1]
-    for number, recipe in enumerate(recipes):
-        print("---\n" if number else "", end="")
-        _show(recipe, root / recipe.name, arguments.on)
-
-
-def _queue(recipe: Recipe, root: Path) -> int:
-    from launcher.slurm import submit_run
-    from launcher.slurm_farm import farm_job
-
-    job = submit_run(recipe, root)
-    print(f"queued as job {job}; `{own_command()} status {root}` says how it goes")
-    if farm := farm_job(read_json(RunFolder(root).state)):
-        print(f"its farm is job {farm}, which starts when that has")
-    elif recipe.eval:
-        print(f"`sbatch slurm/evalfarm.sh {root}` scores its checkpoints; so does slurm.farm")
-    return ExitCode.DONE
-
-
-def _submit_to_ray(recipe: Recipe, root: Path) -> int:
-    from launcher.ray_jobs import submit_run
-
-    job = submit_run(recipe, root.absolute())
-    print(f"submitted as Ray job {job}; `{own_command()} status {root}` says how it goes")
-    return ExitCode.DONE
-
-
-def _run_here(recipe: Recipe, run: RunFolder) -> int:
-    from launcher.local import run_here
-    from launcher.status import results_and_places
-
-    code = run_here(recipe, run)
-    if code in (ExitCode.DONE, ExitCode.STOPPED):
-        print(results_and_places(run))
-    return code
-
-
-def _start_here(recipe: Recipe, root: Path) -> int:
-    return _run_here(recipe, freeze(recipe, root))
-
-
-STARTS = {"local": _start_here, "slurm": _queue, "ray": _submit_to_ray}
-
-
-def _print_logs(attempt: AttemptFolder, arguments: argparse.Namespace) -> None:
-    if arguments.all:
-        from launcher.merged_log import print_merged
-
-        print_merged(attempt, follow=arguments.follow)
-        return
-    path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
-    if not path.exists() and not arguments.follow:
-        raise ValueError(f"there is no {path}")
-    _print_log(path, attempt, follow=arguments.follow)
-
-
-def _print_log(path: Path, attempt: AttemptFolder, *, follow: bool) -> None:
-    position = 0
-    while True:
-        ended = bool(attempt.node_records())  # asked first: what comes later is read below
-        if path.exists():
-            with path.open(errors="replace") as file:
-                file.seek(position)
-                print(file.read(), end="", flush=True)
-                position = file.tell()
-        if ended or not follow:
-            return
-        time.sleep(FOLLOW_EVERY_S)
-
-
-def _next_attempt(run: RunFolder, number: int) -> int | None:
-    """The attempt that follows, as soon as it is there; None if none will."""
-    while run_state(run) in ("queued", "starting", "running", "stopping", "restarting"):
-        newest = run.last_attempt()
-        if newest != number:
-            return newest
-        time.sleep(FOLLOW_EVERY_S)
-    return None
 
 
 if __name__ == "__main__":

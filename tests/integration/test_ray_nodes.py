@@ -119,9 +119,9 @@ def test_training_that_lost_one_of_two_nodes_waits_for_another_and_goes_on(
     train_keys: dict[str, Any],
 ) -> None:
     nodes.keep("n1", "n2")
-    train = train_keys | {"steps": 60, "save_every": 20, "preview": None}
+    few = {"steps": 60, "save_every": 20, "global_batch": 4, "preview": None}
     (tmp_path / "recipe.yaml").write_text(
-        json.dumps({"name": "two-nodes", "train": train, "ranks": {"nodes": 2}})
+        json.dumps({"name": "two-nodes", "train": train_keys | few, "ranks": {"nodes": 2}})
     )
     run = freeze(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
     write_json(run.state, {**read_json(run.state), "ray_job": {"id": "two-nodes-1"}})
@@ -133,7 +133,6 @@ def test_training_that_lost_one_of_two_nodes_waits_for_another_and_goes_on(
     (lost,) = attempts(run)
     assert sorted(lost["hosts"]) == ["n1", "n2"], said(run)
     assert (lost["verdict"]["cause"], lost["verdict"]["node"]) == ("hardware", "n2")
-    assert "its node has died" in lost["verdict"]["evidence"]
     assert lost["decision"]["why"] == "hardware: restarted without n2 (1 of 5)"
 
     nodes.start("n3")
