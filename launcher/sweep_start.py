@@ -15,8 +15,8 @@ def queue(sweep: Sweep, root: Path, at_once: int | None) -> int:
 
     array = submit_sweep(sweep, root, at_once)
     print(f"queued as job {array}, a task for each of {len(sweep.recipes)} runs; {_compares(root)}")
-    if any(recipe.eval for recipe in sweep.recipes):
-        print("`python -m evalfarm watch --run RUN` scores a run's checkpoints, on any machine")
+    if any(recipe.eval and not recipe.slurm.farm for recipe in sweep.recipes if recipe.slurm):
+        print("`sbatch slurm/evalfarm.sh RUN` scores a run's checkpoints; so does slurm.farm")
     return ExitCode.DONE
 
 
