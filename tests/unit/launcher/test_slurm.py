@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.commands import NoAnswer, Refused
 from cluster.slurm.excluded import exclude
@@ -73,6 +74,21 @@ def test_the_script_is_the_golden_one_and_bash_reads_it(name: str) -> None:
 def test_what_is_typed_does_the_same_as_what_is_rendered(name: str) -> None:
     assert (CHECKOUT / "slurm" / name).read_text().endswith(BODY)
     assert script("one_node").endswith(BODY)
+
+
+@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
+def test_a_job_without_a_python_says_so(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/bash", str(CHECKOUT / "slurm" / name), "recipes/mini.yaml"],
+        env={"PATH": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == (
+        f"error: no python in {tmp_path}/.venv nor on the PATH that the job was submitted with: "
+        "run `make install` there, or activate an environment and submit again\n"
+    )
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
