@@ -30,7 +30,8 @@ PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python) || {
 
 # Freeze the recipe and the code into the run folder; a job that is queued again finds it there.
 RUN="$PWD/runs/$(basename "$1" .yaml)-$SLURM_JOB_ID"
-[ -d "$RUN" ] || "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
+[ -d "$RUN" ] && [ -n "${SLURM_RESTART_COUNT:-}" ] ||
+    "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
 
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"
