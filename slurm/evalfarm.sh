@@ -23,9 +23,13 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 
 # The checkout's own environment if it has one, else the one that was active at submission.
-PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
+PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python) || {
+    echo "error: no python in $PWD/.venv nor on the PATH that the job was submitted with:" \
+        "run \`make install\` there, or activate an environment and submit again" >&2
+    exit 2
+}
 
-RUN=$(realpath "$1")
+RUN=$(realpath "${1:?say which run, as in sbatch slurm/evalfarm.sh runs/mini}")
 
 # From here on the run's own copy of the code counts, in Ray's workers too.
 cd "$RUN/code"

@@ -22,11 +22,18 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 
 # The checkout's own environment if it has one, else the one that was active at submission.
-PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python)
+PYTHON=$(PATH="$PWD/.venv/bin:$PATH" command -v python) || {
+    echo "error: no python in $PWD/.venv nor on the PATH that the job was submitted with:" \
+        "run \`make install\` there, or activate an environment and submit again" >&2
+    exit 2
+}
+
+: "${1:?say which recipe, as in sbatch slurm/train_8xA100.sh recipes/mini.yaml}"
 
 # Freeze the recipe and the code into the run folder; a job that is queued again finds it there.
 RUN="$PWD/runs/$(basename "$1" .yaml)-$SLURM_JOB_ID"
-[ -d "$RUN" ] || "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
+[ -d "$RUN" ] && [ -n "${SLURM_RESTART_COUNT:-}" ] ||
+    "$PYTHON" -m launcher freeze "$@" --name "$(basename "$RUN")"
 
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"

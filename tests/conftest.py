@@ -285,7 +285,11 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float = 60) -> None:
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a user has who cloned the project, as links: tests leave their runs and data there."""
-    folder = tmp_path_factory.mktemp("checkout")
+    return link_checkout(tmp_path_factory.mktemp("checkout"))
+
+
+def link_checkout(folder: Path) -> Path:
+    """Put there what a clone of the project holds, as links."""
     for name in ("launcher", "trainer", "evalfarm", "cluster", "slurm", "recipes", "assets"):
         (folder / name).symlink_to(CHECKOUT / name)
     return folder

@@ -20,7 +20,7 @@ import pytest
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json, read_manifest, verify
-from tests.conftest import CHECKOUT, wait_until
+from tests.conftest import CHECKOUT, link_checkout, wait_until
 from tests.integration.ranks_that_publish import FAULT_AT
 from tests.integration.test_slurm import (
     START_TIMEOUT_S,
@@ -50,8 +50,11 @@ print("refused:", requeue(os.environ["SLURM_JOB_ID"], excluded=[node]), flush=Tr
 
 
 @pytest.fixture(scope="module")
-def cluster(checkout: Path) -> Iterator[Cluster]:
-    """A cluster with two nodes for each job."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with two nodes for each job, and a checkout for it: jobs of another one have the
+    same numbers, and with them the same run folders.
+    """
+    checkout = link_checkout(tmp_path_factory.mktemp("checkout"))
     with start_cluster(checkout, nodes=12) as cluster:
         yield cluster
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.commands import NoAnswer, Refused
 from cluster.slurm.excluded import exclude
@@ -92,6 +93,43 @@ def test_the_farms_script_is_the_golden_one_and_does_what_is_typed() -> None:
     assert farm() == path.read_text()
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert (CHECKOUT / "slurm" / "evalfarm.sh").read_text().endswith(FARM_BODY)
+
+
+@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh", "evalfarm.sh"])
+def test_a_job_without_a_python_says_so(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/bash", str(CHECKOUT / "slurm" / name), "recipes/mini.yaml"],
+        env={"PATH": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == (
+        f"error: no python in {tmp_path}/.venv nor on the PATH that the job was submitted with: "
+        "run `make install` there, or activate an environment and submit again\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
+@pytest.mark.parametrize("is_back", [False, True])
+def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
+    name: str, is_back: bool, tmp_path: Path
+) -> None:
+    # A cluster that lost its records counts jobs from 1 again: it may be another job's run.
+    (tmp_path / "runs" / "mini-17" / "code").mkdir(parents=True)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$*" >&2\nexit 3\n')
+    python.chmod(0o755)
+    folders = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    restarts = {"SLURM_RESTART_COUNT": "1"} if is_back else {}
+    done = subprocess.run(
+        ["/bin/bash", str(CHECKOUT / "slurm" / name), "recipes/mini.yaml"],
+        env={**folders, "SLURM_JOB_ID": "17", **restarts},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("-m trainer.data build" if is_back else "-m launcher freeze")
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
