@@ -25,9 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.machine import machine
 from benchmarks.models import write_model
 from benchmarks.ranks import on_ranks, start_training, train_config
-from launcher.memory import STAGES
-from launcher.model import open_model
-from launcher.plan import stage_memories
+from launcher.plan.memory import STAGES
+from launcher.plan.model import open_model
+from launcher.plan.plan import stage_memories
 from trainer import distributed
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig

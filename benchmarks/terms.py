@@ -25,10 +25,10 @@ from benchmarks.machine import machine
 from benchmarks.memory import most_held
 from benchmarks.models import new_networks, write_model
 from benchmarks.ranks import Training, on_ranks, start_training, train_config
-from launcher.model import Model, open_model
-from launcher.plan import needed_gib, stage_memories
-from launcher.speed import picture_flop
-from launcher.terms import LINES
+from launcher.plan.model import Model, open_model
+from launcher.plan.plan import needed_gib, stage_memories
+from launcher.plan.speed import picture_flop
+from launcher.plan.terms import LINES
 from trainer import distributed
 from trainer.data.config import DataConfig
 from trainer.models.segmenter import Segmenter, save_segmenter

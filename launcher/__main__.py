@@ -15,15 +15,15 @@ from cluster.program import run_program
 from cluster.run_folder import RunFolder, read_json
 from launcher.dry_run import show, show_sweep
 from launcher.freeze import freeze
-from launcher.logs import next_attempt, print_log
-from launcher.merged_log import print_merged
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
 from launcher.run_state import is_on_ray, is_on_slurm, run_state
 from launcher.runs import runs_at, runs_below, short_names
 from launcher.start import STARTS, go_on_here
-from launcher.status import own_command
 from launcher.sweep import sweep_of
+from launcher.view.logs import next_attempt, print_log
+from launcher.view.merged_log import print_merged
+from launcher.view.status import own_command
 
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
@@ -168,9 +168,9 @@ def submit(arguments: argparse.Namespace) -> int:
 
 def plan_command(arguments: argparse.Namespace) -> int:
     """Tell what a recipe takes: memory at each ZeRO stage, hours, saves, cost. Starts nothing."""
-    from launcher.hours import Asked
-    from launcher.plan import plan
-    from launcher.speed import NODE_GBIT_PER_S, Machines
+    from launcher.plan.hours import Asked
+    from launcher.plan.plan import plan
+    from launcher.plan.speed import NODE_GBIT_PER_S, Machines
 
     recipe = _recipe(arguments)
     for name in PLAN_NUMBERS:
@@ -206,12 +206,12 @@ def resume(arguments: argparse.Namespace) -> int:
     if state in RESUME_HINTS and not waits:
         raise ValueError(f"{arguments.run} is {state}: {RESUME_HINTS[state]}")
     if is_on_slurm(read_json(run.state)):
-        from launcher.slurm import resume_job
+        from launcher.slurm.submit import resume_job
 
         print(resume_job(run, is_queued=state == "queued"))
     elif is_on_ray(read_json(run.state)):
-        from launcher.ray_jobs import connect
-        from launcher.ray_jobs import submit as submit_job
+        from launcher.ray.jobs import connect
+        from launcher.ray.jobs import submit as submit_job
 
         print(f"{run.root.name} goes on as Ray job {submit_job(run, connect())}")
     else:
@@ -230,7 +230,7 @@ def freeze_command(arguments: argparse.Namespace) -> int:
 
 def begin(arguments: argparse.Namespace) -> int:
     """Open the next attempt of a run and print its number (for batch scripts)."""
-    from launcher import slurm_job
+    from launcher.slurm import job as slurm_job
 
     print(slurm_job.begin(RunFolder.existing(arguments.run)))
     return ExitCode.DONE
@@ -241,7 +241,7 @@ def end(arguments: argparse.Namespace) -> int:
 
     That is `again`, on the same nodes; `requeue`, elsewhere or later; or `over`.
     """
-    from launcher import slurm_job
+    from launcher.slurm import job as slurm_job
 
     follows, code = slurm_job.end(RunFolder.existing(arguments.run), arguments.attempt)
     print(follows)
@@ -250,15 +250,15 @@ def end(arguments: argparse.Namespace) -> int:
 
 def requeue(arguments: argparse.Namespace) -> int:
     """Queue the job again that this is the last act of (for batch scripts)."""
-    from launcher import slurm_job
+    from launcher.slurm import job as slurm_job
 
     return slurm_job.requeue_own_job(RunFolder.existing(arguments.run))
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Show all runs below runs/, one in full, or some beside each other, such as a sweep's."""
-    from launcher.comparison import comparison
-    from launcher.status import details, overview
+    from launcher.view.comparison import comparison
+    from launcher.view.status import details, overview
 
     runs = runs_at(arguments.runs) or runs_below(RUNS)
     if not runs:
@@ -292,7 +292,7 @@ def stop(arguments: argparse.Namespace) -> int:
     run = RunFolder.existing(arguments.run)
     state = run_state(run)
     if state == "queued" and is_on_ray(read_json(run.state)):
-        from launcher.ray_jobs import stop_waiting_job
+        from launcher.ray.jobs import stop_waiting_job
 
         print(stop_waiting_job(run))
         return ExitCode.DONE
@@ -312,11 +312,11 @@ def cancel(arguments: argparse.Namespace) -> int:
     """End a run's job on SLURM or Ray at once, or take it out of the queue; `resume` goes on."""
     run = RunFolder.existing(arguments.run)
     if is_on_slurm(read_json(run.state)):
-        from launcher import slurm
+        from launcher.slurm import submit as slurm
 
         print(slurm.cancel_job(run))
     elif is_on_ray(read_json(run.state)):
-        from launcher import ray_jobs
+        from launcher.ray import jobs as ray_jobs
 
         print(ray_jobs.cancel_job(run, ray_jobs.connect()))
     else:

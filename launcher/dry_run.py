@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cluster.config import to_yaml
 from launcher.recipe import Recipe
-from launcher.slurm import job_script
-from launcher.slurm_farm import farm_script
-from launcher.slurm_sweep import array_script
+from launcher.slurm.farm import farm_script
+from launcher.slurm.submit import job_script
+from launcher.slurm.sweep import array_script
 from launcher.sweep import Sweep
 
 

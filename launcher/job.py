@@ -14,8 +14,8 @@ from cluster.ranks.processes import kill_session
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt
 from cluster.verdict.restart import Decision
-from launcher.follow import Follower
 from launcher.programs import start_program
+from launcher.view.follow import Follower
 
 LOOK_EVERY_S = 0.2
 GRACE_S = 20.0  # for Ray to end its processes

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from cluster.config import absolute_paths, build, read_yaml, set_keys
 from evalfarm.config import EvalConfig
-from launcher.site import SlurmConfig, site_file, site_keys
+from launcher.slurm.site import SlurmConfig, site_file, site_keys
 from trainer.config import TrainConfig, split_batch
 
 Config = TypeVar("Config")

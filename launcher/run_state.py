@@ -6,7 +6,7 @@ from typing import Any
 from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.queue import Queue, QueuedJob, look_up
-from launcher.ray_jobs import has_begun
+from launcher.ray.jobs import has_begun
 
 SILENT_S = 60.0
 

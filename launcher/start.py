@@ -6,13 +6,13 @@ from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from launcher.freeze import freeze
 from launcher.recipe import Recipe
-from launcher.status import own_command
+from launcher.view.status import own_command
 
 
 def queue(recipe: Recipe, root: Path) -> int:
     """Freeze a recipe and queue it on SLURM, with its farm."""
-    from launcher.slurm import submit_run
-    from launcher.slurm_farm import farm_job
+    from launcher.slurm.farm import farm_job
+    from launcher.slurm.submit import submit_run
 
     job = submit_run(recipe, root)
     print(f"queued as job {job}; `{own_command()} status {root}` says how it goes")
@@ -25,7 +25,7 @@ def queue(recipe: Recipe, root: Path) -> int:
 
 def submit_to_ray(recipe: Recipe, root: Path) -> int:
     """Freeze a recipe and submit it as a job of Ray."""
-    from launcher.ray_jobs import submit_run
+    from launcher.ray.jobs import submit_run
 
     job = submit_run(recipe, root.absolute())
     print(f"submitted as Ray job {job}; `{own_command()} status {root}` says how it goes")
@@ -35,7 +35,7 @@ def submit_to_ray(recipe: Recipe, root: Path) -> int:
 def go_on_here(recipe: Recipe, run: RunFolder) -> int:
     """Run on this machine what is frozen; its exit code."""
     from launcher.local import run_here
-    from launcher.status import results_and_places
+    from launcher.view.status import results_and_places
 
     code = run_here(recipe, run)
     if code in (ExitCode.DONE, ExitCode.STOPPED):

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode
-from launcher.status import own_command
 from launcher.sweep import Sweep, freeze_sweep
+from launcher.view.status import own_command
 
 
 def queue(sweep: Sweep, root: Path, at_once: int | None) -> int:
     """Queue a sweep on SLURM, as one job array."""
-    from launcher.slurm_sweep import submit_sweep
+    from launcher.slurm.sweep import submit_sweep
 
     array = submit_sweep(sweep, root, at_once)
     print(f"queued as job {array}, a task for each of {len(sweep.recipes)} runs; {_compares(root)}")
@@ -22,7 +22,7 @@ def queue(sweep: Sweep, root: Path, at_once: int | None) -> int:
 
 def submit_to_ray(sweep: Sweep, root: Path, _: int | None) -> int:
     """Submit a job of Ray for each run; Ray starts each when there is room for it."""
-    from launcher.ray_jobs import connect, expect_job, submit
+    from launcher.ray.jobs import connect, expect_job, submit
 
     client = connect()
     runs = freeze_sweep(sweep, root.absolute())
@@ -42,8 +42,8 @@ def run_all_here(sweep: Sweep, root: Path, _: int | None) -> int:
 
     A run that fails does not keep the others from running; a stop ends the sweep.
     """
-    from launcher.comparison import comparison
     from launcher.local import run_here
+    from launcher.view.comparison import comparison
 
     codes = []
     runs = freeze_sweep(sweep, root)

@@ -15,9 +15,9 @@ from launcher.doctor.machine import machine_findings
 from launcher.doctor.packages import package_findings
 from launcher.doctor.schedulers import ask_ray, ask_slurm, read_slurm, scheduler_findings
 from launcher.doctor.storage import ask_storage, storage_findings
-from launcher.hours import checkpoint_bytes
-from launcher.model import open_model
-from launcher.plan import needed_gib, stage_memories
+from launcher.plan.hours import checkpoint_bytes
+from launcher.plan.model import open_model
+from launcher.plan.plan import needed_gib, stage_memories
 from launcher.recipe import Recipe, check_ranks
 
 # All of it stays below 20 s; importing torch from a network file system takes most of that.

@@ -1,4 +1,4 @@
-"""What test_ray_nodes.py runs as a driver: that of launcher.ray_driver, but with ranks of its own.
+"""What test_ray_nodes.py runs as a driver: that of launcher.ray.driver, but with ranks of its own.
 
 python -m tests.integration.attempts_on_ray RUN
 """
@@ -9,7 +9,7 @@ import ray
 
 from cluster.config import build, read_yaml
 from cluster.run_folder import RunFolder
-from launcher.ray_driver import attempt_until_it_ends
+from launcher.ray.driver import attempt_until_it_ends
 from launcher.recipe import Recipe
 
 RANK = [sys.executable, "-m", "tests.integration.ranks_that_publish"]

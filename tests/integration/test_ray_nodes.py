@@ -128,7 +128,7 @@ def test_training_that_lost_one_of_two_nodes_waits_for_another_and_goes_on(
     )
     run = freeze(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
     write_json(run.state, {**read_json(run.state), "ray_job": {"id": "two-nodes-1"}})
-    driver = drive(run, "launcher.ray_driver")
+    driver = drive(run, "launcher.ray.driver")
 
     wait_until(lambda: run.checkpoint(20).exists() or driver.poll() is not None, 180)
     nodes.kill("n2")

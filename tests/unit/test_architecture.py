@@ -41,7 +41,7 @@ def test_imports_point_down_only(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["launcher.__main__", "launcher.local", "launcher.status", "cluster.agent"]
+    "module", ["launcher.__main__", "launcher.local", "launcher.view.status", "cluster.agent"]
 )
 def test_launcher_and_agent_start_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({TORCH!r} & set(sys.modules)))"

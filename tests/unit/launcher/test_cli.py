@@ -14,7 +14,7 @@ from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from launcher.freeze import freeze
 from launcher.recipe import load_recipe
-from launcher.status import details, own_command, run_state
+from launcher.view.status import details, own_command, run_state
 from tests.conftest import CHECKOUT
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"

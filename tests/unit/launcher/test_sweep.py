@@ -145,8 +145,8 @@ def test_on_ray_each_run_is_a_job_and_one_that_is_not_taken_can_be_resumed(
         submitted.append(read_json(run.state)["ray_job"]["id"])
         return str(submitted[0])
 
-    monkeypatch.setattr("launcher.ray_jobs.connect", object)
-    monkeypatch.setattr("launcher.ray_jobs.submit", submit)
+    monkeypatch.setattr("launcher.ray.jobs.connect", object)
+    monkeypatch.setattr("launcher.ray.jobs.submit", submit)
     with pytest.raises(MachineFault):
         sweep_start.submit_to_ray(sweep("train.lora.rank=2,4"), root, None)
     assert submitted[0].startswith("rank-2-")

@@ -1,0 +1,161 @@
+"""The farm of a run on SLURM: a job of its own, queued once beside the training's."""
+
+import secrets
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.run_folder import RunFolder, read_json, write_json, write_text
+from cluster.slurm.commands import NoAnswer, cancel, own_jobs, submit_once
+from cluster.slurm.queue import SQUEUE_FORMAT, parse_squeue
+from launcher.recipe import Recipe
+from launcher.slurm.site import FarmJobConfig, SlurmConfig, minutes
+
+# From here on what is rendered is what slurm/evalfarm.sh says; a test holds them together.
+BODY = """\
+# From here on the run's own copy of the code counts, in Ray's workers too.
+cd "$RUN/code"
+export PYTHONPATH="$RUN/code"
+
+# Nobody who does not know this can join our Ray or give it work, whoever else is on the nodes.
+RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+unset RAY_ADDRESS # that of another Ray, if the submitting shell had one
+
+# srun has not passed --cpus-per-task on since 22.05; without this each node gives Ray one core.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
+# When the time is up, queue again and go on from there; SLURM ends all that this job still does.
+trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
+
+# A part of Ray on each node: the head on the first, which this script runs on as well. None takes
+# the others along, whether its node dies or it fails.
+srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
+NODES=$!
+
+# The farm starts as soon as the head answers, and grows with every node that joins.
+farm() {
+    RAY_ADDRESS=$("$PYTHON" -m cluster.ray.on_slurm address "$RUN") || return
+    export RAY_ADDRESS
+    "$PYTHON" -m evalfarm watch --run "$RUN"
+}
+
+# In the background, for bash runs no trap while it waits for a command in the foreground. Until
+# either ends, as no farm goes on without Ray; `wait -n` would overlook what has ended before it.
+farm &
+FARM=$!
+while kill -0 "$FARM" 2>/dev/null && kill -0 "$NODES" 2>/dev/null; do
+    sleep 1 &
+    wait $!
+done
+CODE=0
+if kill -0 "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
+wait "$ENDED" || CODE=$?
+
+# 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
+# Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
+case $CODE in
+0) ;;
+85) exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN" ;;
+*) "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$? ;;
+esac
+
+# 75: the machine is to blame. Elsewhere it may go well, but not without end.
+[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
+    exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
+
+exit "$CODE" # and SLURM ends the nodes' parts of Ray
+"""
+
+
+def farm_script(recipe: Recipe, run: Path) -> str:
+    """The script of a job that scores the checkpoints of the run in the folder `run`."""
+    slurm = recipe.slurm
+    assert slurm is not None
+    assert slurm.farm is not None
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# The farm of {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this.",
+            "",
+            *(f"#SBATCH {flag}" for flag in _flags(recipe.name, slurm, slurm.farm, run)),
+            "",
+            "set -euo pipefail",
+            f"PYTHON={shlex.quote(str(slurm.python or sys.executable))}",
+            f"RUN={shlex.quote(str(run))}",
+            "",
+            BODY,
+        ]
+    )
+
+
+def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
+    """Queue the farm of a run, to start once the job `training` has, where the recipe asks for one.
+
+    One that is queued or runs stays; what SLURM did not answer the last time is found by its token.
+    """
+    if not (recipe.eval and recipe.slurm and recipe.slurm.farm):
+        return
+    farm = read_json(run.state).get("slurm_farm")
+    if farm and farm["number"]:
+        if _goes_on(farm["number"]):
+            return
+        farm = None
+    farm = farm or {"token": f"letterpress:{secrets.token_hex(8)}", "number": None}
+    run.evaluations.mkdir(exist_ok=True)  # SLURM makes no folder for the job's output
+    write_text(run.farm_script, farm_script(recipe, run.root))
+    _note(run, farm)
+    try:
+        number = submit_once(run.farm_script, farm["token"], after=training)
+    except NoAnswer as error:
+        hint = f"the training is job {training}; `sbatch slurm/evalfarm.sh {run.root}` is its farm"
+        raise NoAnswer(f"{error}: {hint}") from None
+    _note(run, {**farm, "number": number})
+
+
+def cancel_farm(run: RunFolder) -> None:
+    """End the farm's job, if there is one that has not ended."""
+    number = farm_job(read_json(run.state))
+    if number and _goes_on(number):
+        cancel(number)
+
+
+def farm_job(state: dict[str, Any]) -> str | None:
+    """The number of the job that a run's farm is on; None if it has none of its own."""
+    number = state.get("slurm_farm", {}).get("number")
+    return None if number is None else str(number)
+
+
+def farm_output(run: RunFolder, number: str) -> Path:
+    """What the farm's job prints."""
+    return run.evaluations / f"slurm-{number}.out"
+
+
+def _note(run: RunFolder, farm: dict[str, Any]) -> None:
+    write_json(run.state, {**read_json(run.state), "slurm_farm": farm})  # the run may have begun
+
+
+def _goes_on(number: str) -> bool:
+    """Whether a job waits or runs."""
+    job = parse_squeue(own_jobs(SQUEUE_FORMAT)).get(number)
+    return job is not None and not job.has_ended
+
+
+def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Iterator[str]:
+    """What the job asks for, as flags of sbatch."""
+    yield f"--job-name={name}-farm"
+    asked = {
+        "partition": farm.partition or slurm.partition,
+        "account": slurm.account,
+        "qos": farm.qos or slurm.qos,
+    }
+    yield from (f"--{key}={value}" for key, value in asked.items() if value)
+    yield from (f"--nodes={farm.nodes}", "--ntasks-per-node=1")
+    yield f"--gpus-per-node={farm.gpus_per_node}"
+    yield f"--cpus-per-task={farm.cpus_per_node}"
+    yield f"--time={minutes(slurm) // 60:02d}:{minutes(slurm) % 60:02d}:00"
+    yield from ("--signal=B:USR1@60", "--no-kill", "--requeue", "--open-mode=append")
+    yield f'--output="{str(run).replace("%", "%%")}/eval/slurm-%j.out"'
+    yield from farm.flags

@@ -1,0 +1,169 @@
+"""What a job's script is told after an attempt, and how the job is queued again."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.exit_codes import ExitCode, MachineFault
+from cluster.run_folder import RunFolder, read_json, write_json
+from launcher.freeze import freeze
+from launcher.recipe import load_slurm_recipe
+from launcher.slurm.job import begin, end, requeue_own_job
+from tests.conftest import CHECKOUT
+from tests.fake_slurm import FakeSlurm
+
+JOB = {
+    "SLURM_JOB_ID": "17",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_JOB_PARTITION": "main",
+    "SLURMD_NODENAME": "n1",
+    "SLURM_GPUS_ON_NODE": "1",
+}
+SHOWN = "JobId=17 JobState=RUNNING ExcNodeList=(null) NodeList=n[1-2]"
+FORBIDDEN = "Requested operation not supported on this system for job 17"
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunFolder]:
+    """A run whose first attempt has begun in job 17 on n1 and n2, of three nodes."""
+    for key, value in JOB.items():
+        monkeypatch.setenv(key, value)
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|mixed|none\nn3|idle|none\n")
+    scontrol(fake_slurm)
+    run = freeze(load_slurm_recipe(CHECKOUT / "recipes" / "mini.yaml"), tmp_path / "mini")
+    assert begin(run) == 0
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def scontrol(fake_slurm: FakeSlurm, requeue: str = "true") -> None:
+    """What scontrol does; `requeue` is its script for that."""
+    fake_slurm.does(
+        "scontrol",
+        f'case "$1 $2" in "show hostnames") echo n1 n2;; "show job") echo "{SHOWN}";; '
+        f'"requeue 17") {requeue};; esac',
+    )
+
+
+@pytest.fixture
+def ended(run: RunFolder) -> Callable[..., None]:
+    """Writes the record of a node: its rank's exit code, or the signal that ended it."""
+
+    def write(host: str, code: int, *, by: str | None = None, at: float = 1.0) -> None:
+        number = int(host[1:]) - 1
+        rank: dict[str, Any] = {"rank": number, "exit_code": None if by else code, "signal": by}
+        failed = number if by or code not in (ExitCode.DONE, ExitCode.STOPPED) else None
+        record = {"ended": at, "exit_code": code, "host": host, "node": number, "ranks": [rank]}
+        record |= {"first_failed_rank": failed, "log_tail": []}
+        write_json(run.attempt(0).node_record(host), record)
+
+    return write
+
+
+def test_a_run_that_is_done_is_over(run: RunFolder, ended: Callable[..., None]) -> None:
+    ended("n1", 0)
+    ended("n2", 0)
+    assert end(run, 0) == ("over", ExitCode.DONE)
+    assert read_json(run.state)["outcome"] == "done"
+
+
+def test_a_killed_rank_is_restarted_on_the_same_nodes(
+    run: RunFolder, ended: Callable[..., None]
+) -> None:
+    ended("n2", ExitCode.RETRY_ELSEWHERE, by="SIGKILL")
+    ended("n1", ExitCode.RETRY_ELSEWHERE, by="SIGTERM", at=2.0)
+    # srun ended the other node for its sake, whose agent took that for a request.
+    run.request_stop("SIGTERM to the agent on n1")
+    assert end(run, 0)[0] == "again"
+    assert not run.stop_request.exists()
+    assert read_json(run.state)["outcome"] is None  # the farm goes on
+
+
+def test_a_node_that_left_no_record_is_left_out(
+    run: RunFolder, ended: Callable[..., None], fake_slurm: FakeSlurm
+) -> None:
+    ended("n1", ExitCode.RETRY_ELSEWHERE, by="SIGABRT")
+    assert end(run, 0)[0] == "requeue"
+    (entry,) = read_json(run.state)["excluded"]
+    assert entry["node"] == "n2"
+    assert entry["until"] - entry["since"] == 24 * 3600
+    assert requeue_own_job(run) == ExitCode.DONE
+    assert "scontrol update JobId=17 ExcNodeList=n2" in fake_slurm.calls()
+
+
+def test_a_user_error_is_over(run: RunFolder, ended: Callable[..., None]) -> None:
+    ended("n1", ExitCode.BAD_INPUT)
+    ended("n2", ExitCode.BAD_INPUT)
+    assert end(run, 0) == ("over", ExitCode.BAD_INPUT)
+    assert read_json(run.state)["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "follows", "outcome"),
+    [
+        ("letterpress stop", "over", "stopped"),
+        ("SLURM: the time of job 17 is nearly up", "requeue", None),
+        ("SIGTERM to the agent on n2", "requeue", None),  # preempted, with grace
+    ],
+)
+def test_who_stopped_a_run_decides_whether_it_goes_on(
+    run: RunFolder, ended: Callable[..., None], reason: str, follows: str, outcome: str | None
+) -> None:
+    run.request_stop(reason)
+    ended("n1", ExitCode.STOPPED)
+    ended("n2", ExitCode.STOPPED)
+    assert end(run, 0) == (follows, ExitCode.STOPPED)
+    assert read_json(run.state)["outcome"] == outcome
+
+
+def test_a_job_that_slurm_queued_again_itself_is_judged_when_it_is_back(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|down*|Not responding\n")
+    run.request_stop("SIGTERM to the agent on n1")  # SLURM ended it for the sake of n2
+    assert begin(run) == 1
+    attempt = read_json(run.state)["attempts"][0]
+    assert (attempt["verdict"]["cause"], attempt["verdict"]["node"]) == ("hardware", "n2")
+    assert attempt["decision"]["restart"]
+
+
+def test_one_that_makes_no_progress_is_not_begun_for_ever(run: RunFolder) -> None:
+    assert [begin(run), begin(run)] == [1, 2]  # preempted without a checkpoint, twice
+    with pytest.raises(MachineFault, match="3 attempts in a row ended without a checkpoint"):
+        begin(run)
+    assert read_json(run.state)["outcome"] == "failed"
+
+
+def test_enough_nodes_stay_for_the_job(
+    run: RunFolder, ended: Callable[..., None], fake_slurm: FakeSlurm
+) -> None:
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn2|mixed|none\n")  # all that the partition has
+    ended("n1", ExitCode.RETRY_ELSEWHERE, by="SIGABRT")
+    end(run, 0)
+    requeue_own_job(run)
+    assert "scontrol update JobId=17 ExcNodeList=" in fake_slurm.calls()
+
+
+def test_where_a_job_must_not_be_queued_again_a_new_one_is(
+    run: RunFolder, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scontrol(fake_slurm, requeue=f'echo "{FORBIDDEN}" >&2; exit 1')
+    fake_slurm.answers("squeue")
+    fake_slurm.answers("sbatch", "18\n")
+    assert requeue_own_job(run) == ExitCode.DONE
+    assert read_json(run.state)["slurm_job"]["number"] == "18"
+    assert "queued as job 18" in capsys.readouterr().err
+    assert not [call for call in fake_slurm.calls() if "update" in call]
+
+
+def test_the_farms_output_is_found_with_each_attempt(run: RunFolder) -> None:
+    write_json(run.state, {**read_json(run.state), "slurm_farm": {"number": "18"}})
+    log = run.attempt(begin(run)).farm_log
+    assert log.readlink() == Path("../../eval/slurm-18.out")
