@@ -34,8 +34,9 @@ install: .venv/installed ## make .venv and install everything into it
 demo: install ## fine-tune the mini model on two ranks while a Ray farm scores every checkpoint
 	@$(BIN)/letterpress submit recipes/mini.yaml --name demo-$$(date +%Y%m%d-%H%M%S) $(if $(SET),--set $(SET))
 
+# Three at a time on two cores: much of a test is waiting.
 test: install ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 lint: install ## style and types
 	$(BIN)/ruff check .
