@@ -52,6 +52,22 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
             "weigh_by_signal": True,
         },
     },
+    # The same two where little of the picture is to be seen, and the model must spell by the prompt.
+    "characters-noise": {
+        "train.objective.characters": {
+            "segmenter": SEGMENTER,
+            "weight": 1.0,
+            "timesteps": [400, 999],
+        },
+    },
+    "ocr-noise": {
+        "train.objective.ocr": {
+            "weight": 1.0,
+            "ctc": 1.0,
+            "perceptual": 0.0,
+            "timesteps": [400, 999],
+        },
+    },
     "ocr-reward": {
         "train.objective": {},
         "train.reward": {"rewards": {"ocr": 1.0}, "watched": ["clip"], **REWARD},
