@@ -52,7 +52,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
             "weigh_by_signal": True,
         },
     },
-    # The same two where little of the picture is to be seen, and the model must spell by the prompt.
+    # The same two where little of the picture is to be seen, so that the prompt must tell.
     "characters-noise": {
         "train.objective.characters": {
             "segmenter": SEGMENTER,
