@@ -15,32 +15,33 @@ import pytest
 # Read by libraries when they are first imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# More threads than cores: none is to spin while it waits.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
-# Tests that start a Ray: two at once on one machine take each other's agents for their own.
-RAY_TESTS = {
-    "test_dispatch",
-    "test_farm",
-    "test_farm_chaos",
-    "test_farm_on_slurm",
-    "test_local_job",
-    "test_ray_job",
-    "test_ray_nodes",
+# Files whose tests are not to run beside each other's.
+TOGETHER = {
+    # Rays on Ray's own ports: two at once take each other's agents for their own.
+    "test_dispatch": "ray",
+    "test_farm": "ray",
+    "test_farm_chaos": "ray",
+    "test_local_job": "ray",
+    # Rays with ports of their own, whose nodes are killed.
+    "test_ray_job": "ray-jobs",
+    "test_ray_nodes": "ray-jobs",
+    "test_sweep": "test_slurm",  # one SLURM of that file's
 }
-
-BESIDE = {"test_sweep": "test_slurm"}  # one SLURM at a time
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`pytest -n 2 --dist loadgroup` runs two files at a time, but one Ray."""
+    """`pytest -n 3 --dist loadgroup` runs three files at a time, but only one of each group."""
     for item in items:
-        on_ray = "integration" in item.path.parts and item.path.stem in RAY_TESTS
-        alone = "ray" if on_ray else BESIDE.get(item.path.stem, item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(alone))
+        group = TOGETHER.get(item.path.stem) if "integration" in item.path.parts else None
+        item.add_marker(pytest.mark.xdist_group(group or item.path.stem))
 
 
 @pytest.fixture(scope="session")
