@@ -24,14 +24,13 @@ from cluster.run_folder import AttemptFolder, RunFolder, read_json
 CHECKOUT = Path(__file__).parents[1]
 # Files whose tests are not to run beside each other's.
 TOGETHER = {
-    # Rays on Ray's own ports: two at once take each other's agents for their own.
+    # Rays that take ports as they find them: two that start at once may find the same.
     "test_dispatch": "ray",
     "test_farm": "ray",
     "test_farm_chaos": "ray",
     "test_local_job": "ray",
-    # Rays with ports of their own, whose nodes are killed.
-    "test_ray_job": "ray-jobs",
-    "test_ray_nodes": "ray-jobs",
+    "test_ray_job": "ray",
+    "test_ray_nodes": "ray",
     "test_sweep": "test_slurm",  # one SLURM of that file's
 }
 
