@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +90,11 @@ def own_job(environment: Mapping[str, str]) -> str | None:
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID")
+
+
+def new_token() -> str:
+    """What a job is found by whose number was lost."""
+    return f"letterpress:{secrets.token_hex(8)}"
 
 
 def submit_once(

@@ -1,17 +1,15 @@
 """The farm of a run on SLURM: a job of its own, queued once beside the training's."""
 
-import secrets
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cluster.run_folder import RunFolder, read_json, write_json, write_text
-from cluster.slurm.commands import NoAnswer, cancel, own_jobs, submit_once
+from cluster.slurm.commands import NoAnswer, cancel, new_token, own_jobs, submit_once
 from cluster.slurm.queue import SQUEUE_FORMAT, parse_squeue
 from launcher.recipe import Recipe
-from launcher.slurm.site import FarmJobConfig, SlurmConfig, minutes
+from launcher.slurm.script import output_flag, python_and_run, script, time_flag
+from launcher.slurm.site import FarmJobConfig, SlurmConfig
 
 # From here on what is rendered is what slurm/evalfarm.sh says; a test holds them together.
 BODY = """\
@@ -75,20 +73,9 @@ def farm_script(recipe: Recipe, run: Path) -> str:
     slurm = recipe.slurm
     assert slurm is not None
     assert slurm.farm is not None
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            f"# The farm of {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this.",
-            "",
-            *(f"#SBATCH {flag}" for flag in _flags(recipe.name, slurm, slurm.farm, run)),
-            "",
-            "set -euo pipefail",
-            f"PYTHON={shlex.quote(str(slurm.python or sys.executable))}",
-            f"RUN={shlex.quote(str(run))}",
-            "",
-            BODY,
-        ]
-    )
+    about = f"The farm of {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this."
+    flags = _flags(recipe.name, slurm, slurm.farm, run)
+    return script(about, flags, python_and_run(slurm, run), BODY)
 
 
 def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
@@ -103,7 +90,7 @@ def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
         if _goes_on(farm["number"]):
             return
         farm = None
-    farm = farm or {"token": f"letterpress:{secrets.token_hex(8)}", "number": None}
+    farm = farm or {"token": new_token(), "number": None}
     run.evaluations.mkdir(exist_ok=True)  # SLURM makes no folder for the job's output
     write_text(run.farm_script, farm_script(recipe, run.root))
     _note(run, farm)
@@ -155,7 +142,7 @@ def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Ite
     yield from (f"--nodes={farm.nodes}", "--ntasks-per-node=1")
     yield f"--gpus-per-node={farm.gpus_per_node}"
     yield f"--cpus-per-task={farm.cpus_per_node}"
-    yield f"--time={minutes(slurm) // 60:02d}:{minutes(slurm) % 60:02d}:00"
+    yield time_flag(slurm)
     yield from ("--signal=B:USR1@60", "--no-kill", "--requeue", "--open-mode=append")
-    yield f'--output="{str(run).replace("%", "%%")}/eval/slurm-%j.out"'
+    yield output_flag(farm_output(RunFolder(run), "%j"))
     yield from farm.flags

@@ -1,9 +1,7 @@
 """The backend that runs on SLURM: a job script like those in slurm/, queued once, and ended."""
 
-import secrets
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +16,7 @@ from cluster.slurm.commands import (
     Refused,
     cancel,
     find_job,
+    new_token,
     start_now,
     submit_once,
 )
@@ -28,6 +27,7 @@ from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
 from launcher.run_state import slurm_job
 from launcher.slurm.farm import cancel_farm, queue_farm
+from launcher.slurm.script import output_flag, python_and_run, script, time_flag
 from launcher.slurm.site import SlurmConfig, minutes, site_file, site_keys
 
 # From here on what is rendered is what slurm/train_8xA100.sh says; a test holds them together.
@@ -77,20 +77,9 @@ def job_script(recipe: Recipe, run: Path) -> str:
     srun, agent = "srun --kill-on-bad-exit=1", '"$PYTHON" -m cluster.agent'
     body = BODY.replace(srun, shlex.join([*srun.split(), *slurm.srun_flags]))
     body = body.replace(agent, f"{shlex.join(slurm.inside)} {agent}" if slurm.inside else agent)
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            f"# Trains {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this.",
-            "",
-            *(f"#SBATCH {flag}" for flag in flags_of(recipe, run / "slurm-%j.out")),
-            "",
-            "set -euo pipefail",
-            f"PYTHON={shlex.quote(str(slurm.python or sys.executable))}",
-            f"RUN={shlex.quote(str(run))}",
-            "",
-            body,
-        ]
-    )
+    about = f"Trains {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this."
+    flags = flags_of(recipe, run / "slurm-%j.out")
+    return script(about, flags, python_and_run(slurm, run), body)
 
 
 def submit_run(recipe: Recipe, root: Path) -> str:
@@ -133,11 +122,6 @@ def queue_run(recipe: Recipe, run: RunFolder) -> str:
         hint = f"`letterpress resume {run.root}` looks whether it is queued, and queues it if not"
         raise NoAnswer(f"{error}: {hint}") from None
     return note_number(run, number)
-
-
-def new_token() -> str:
-    """What a job is found by whose number was lost."""
-    return f"letterpress:{secrets.token_hex(8)}"
 
 
 def expect_job(recipe: Recipe, run: RunFolder, **job: Any) -> None:
@@ -196,11 +180,8 @@ def recipe_of(run: RunFolder) -> Recipe:
 
 def flags_of(recipe: Recipe, output: Path) -> Iterator[str]:
     """What a recipe's job asks for, as flags of sbatch; the file's name may hold SLURM's %j."""
-    slurm, folder = recipe.slurm or SlurmConfig(), str(output.parent)
-    if unfit := set(folder) & set('"\\\n'):
-        raise ValueError(f"{folder}: SLURM cannot write into a path with {unfit.pop()!r} in it")
+    slurm = recipe.slurm or SlurmConfig()
     gpus = f"{slurm.gpu_type}:" if slurm.gpu_type else ""
-    limit = minutes(slurm)
     yield f"--job-name={recipe.name}"
     for key in ("partition", "account", "qos", "constraint"):
         if value := getattr(slurm, key):
@@ -211,10 +192,10 @@ def flags_of(recipe: Recipe, output: Path) -> Iterator[str]:
     yield f"--cpus-per-task={slurm.cpus_per_gpu * recipe.ranks.per_node}"
     if slurm.memory_gb:
         yield f"--mem={slurm.memory_gb}G"
-    yield f"--time={limit // 60:02d}:{limit % 60:02d}:00"
+    yield time_flag(slurm)
     yield f"--signal=B:USR1@{slurm.save_before_end_s}"
     yield from ("--requeue", "--open-mode=append")
-    yield f'--output="{folder.replace("%", "%%")}/{output.name}"'
+    yield output_flag(output)
     yield from slurm.flags
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.run_folder import RunFolder, write_text
-from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, submit_once
+from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, cancel, new_token, submit_once
 from cluster.slurm.nodes import check_asked
 from launcher.recipe import Recipe
 from launcher.slurm.farm import cancel_farm, queue_farm
-from launcher.slurm.submit import asked_of, expect_job, flags_of, new_token, note_number
+from launcher.slurm.script import script
+from launcher.slurm.submit import asked_of, expect_job, flags_of, note_number
 from launcher.sweep import Sweep, freeze_sweep
 
 BODY = """\
@@ -36,28 +37,19 @@ def array_script(sweep: Sweep, root: Path, at_once: int | None = None) -> str:
     output = root / "slurm-%A_%a.out"
     flags = list(flags_of(whole, output))
     for recipe, other in zip(sweep.recipes[1:], others, strict=True):
-        if unlike := [flag for flag in flags_of(other, output) if flag not in flags]:
+        theirs = list(flags_of(other, output))
+        if theirs != flags:
+            more = [flag for flag in theirs if flag not in flags]
+            less = [f"no {flag}" for flag in flags if flag not in theirs]
             raise ValueError(
                 f"all runs of a sweep on SLURM are tasks of one job array and get the same, but "
-                f"{recipe.name} asks for {' '.join(unlike)}: submit a sweep for each"
+                f"{recipe.name} asks for {' '.join(more or less)}: submit a sweep for each"
             )
     tasks = f"0-{len(sweep.recipes) - 1}" + (f"%{at_once}" if at_once else "")
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            f"# The runs of {sweep.name}, a task each; `letterpress submit --sweep` wrote this.",
-            "",
-            f"#SBATCH --array={tasks}",
-            *(f"#SBATCH {flag}" for flag in flags),
-            "",
-            "set -euo pipefail",
-            f"SWEEP={shlex.quote(str(root))}",
-            "RUNS=(",
-            *(f"    {recipe.name}" for recipe in sweep.recipes),
-            ")",
-            BODY,
-        ]
-    )
+    about = f"The runs of {sweep.name}, a task each; `letterpress submit --sweep` wrote this."
+    runs = ["RUNS=(", *(f"    {recipe.name}" for recipe in sweep.recipes), ")"]
+    variables = [f"SWEEP={shlex.quote(str(root))}", *runs]
+    return script(about, [f"--array={tasks}", *flags], variables, BODY)
 
 
 def submit_sweep(sweep: Sweep, root: Path, at_once: int | None = None) -> str:
