@@ -23,7 +23,7 @@ from cluster.program import run_program
 from cluster.ray.node import answers, ray_part
 from cluster.rendezvous import Node, slurm_node
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.slurm.commands import requeue
+from cluster.slurm.commands import own_job, requeue
 from cluster.slurm.nodes import down_nodes
 
 HEAD_TIMEOUT_S = 600.0  # for the head to publish: storage may show a new file a minute late
@@ -86,7 +86,9 @@ def join(node: Node, published: Path) -> bool:
 def requeue_own_job(environment: Mapping[str, str] = os.environ) -> None:
     """Queue the job that we are in again, which ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends us first, and we have more to ask
-    for refused in requeue(environment["SLURM_JOB_ID"], excluded=()):
+    job = own_job(environment)
+    assert job is not None
+    for refused in requeue(job, excluded=()):
         print(f"queued again, but SLURM did not take {refused}", flush=True)
 
 

@@ -54,6 +54,16 @@ def test_a_job_that_has_lost_its_first_node_is_queued_again_by_another(
     assert "scontrol requeue 17" in fake_slurm.calls("scontrol")
 
 
+def test_of_a_job_array_only_the_task_that_lost_its_first_node_is_queued_again(
+    published: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")  # the last task's job has the array's number
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    fake_slurm.answers("sinfo", "n1|down*|Not responding\n")
+    assert not join(NODE, published)
+    assert "scontrol requeue 17_3" in fake_slurm.calls("scontrol")
+
+
 def test_a_head_that_is_silent_on_a_node_that_lives_is_looked_for_again(
     published: Path, fake_slurm: FakeSlurm
 ) -> None:

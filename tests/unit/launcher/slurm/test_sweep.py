@@ -109,6 +109,8 @@ def test_the_script_is_the_golden_one_and_bash_reads_it(fake_slurm: FakeSlurm) -
 def test_runs_that_ask_slurm_for_different_things_are_no_array(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"but per_node-2 asks for --gpus-per-node=2 --cpus-per"):
         array_script(swept("ranks.per_node=1,2"), tmp_path)
+    with pytest.raises(ValueError, match="but memory_gb-null asks for no --mem=64G: submit a"):
+        array_script(swept("slurm.memory_gb=64,null"), tmp_path)
 
 
 def test_what_slurm_refuses_leaves_no_sweep(slurm: FakeSlurm, tmp_path: Path) -> None:
