@@ -17,6 +17,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # More threads than cores: none is to spin while it waits.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray gives its workers the least of a busy machine, and the tests beside would take it all.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
