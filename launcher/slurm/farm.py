@@ -1,4 +1,4 @@
-"""The farm of a run on SLURM: a job of its own, queued once beside the training's."""
+"""The farm of a run on SLURM: a job of its own, or several, queued once beside the training's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +77,7 @@ def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
         if _goes_on(farm["number"]):
             return
         farm = None
-    farm = farm or {"token": new_token(), "number": None}
+    farm = farm or {"token": new_token(), "number": None, "jobs": recipe.slurm.farm.jobs}
     run.evaluations.mkdir(exist_ok=True)  # SLURM makes no folder for the job's output
     write_text(run.farm_script, farm_script(recipe, run.root))
     _note(run, farm)
@@ -97,14 +97,16 @@ def cancel_farm(run: RunFolder) -> None:
 
 
 def farm_job(state: dict[str, Any]) -> str | None:
-    """The number of the job that a run's farm is on; None if it has none of its own."""
+    """The number of the job, or array, that a run's farm is on; None if it has none of its own."""
     number = state.get("slurm_farm", {}).get("number")
     return None if number is None else str(number)
 
 
-def farm_output(run: RunFolder, number: str) -> Path:
-    """What the farm's job prints."""
-    return run.evaluations / f"slurm-{number}.out"
+def farm_output(run: RunFolder, state: dict[str, Any], task: str = "0") -> Path:
+    """What the farm's job prints, or of several one; `*` stands for all."""
+    farm = state["slurm_farm"]
+    of_task = f"_{task}" if farm.get("jobs", 1) > 1 else ""
+    return run.evaluations / f"slurm-{farm['number']}{of_task}.out"
 
 
 def _note(run: RunFolder, farm: dict[str, Any]) -> None:
@@ -112,14 +114,17 @@ def _note(run: RunFolder, farm: dict[str, Any]) -> None:
 
 
 def _goes_on(number: str) -> bool:
-    """Whether a job waits or runs."""
-    job = parse_squeue(own_jobs(SQUEUE_FORMAT)).get(number)
-    return job is not None and not job.has_ended
+    """Whether a job waits or runs, or a task of an array."""
+    jobs = parse_squeue(own_jobs(SQUEUE_FORMAT))
+    ours = [job for key, job in jobs.items() if key.partition("_")[0] == number]
+    return not all(job.has_ended for job in ours)
 
 
 def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Iterator[str]:
     """What the job asks for, as flags of sbatch."""
     yield f"--job-name={name}-farm"
+    if farm.jobs > 1:
+        yield f"--array=0-{farm.jobs - 1}"
     asked = {
         "partition": farm.partition or slurm.partition,
         "account": slurm.account,
@@ -131,5 +136,6 @@ def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Ite
     yield f"--cpus-per-task={farm.cpus_per_node}"
     yield time_flag(slurm)
     yield from ("--signal=B:USR1@60", "--no-kill", "--requeue", "--open-mode=append")
-    yield output_flag(farm_output(RunFolder(run), "%j"))
+    job = "%A_%a" if farm.jobs > 1 else "%j"
+    yield output_flag(RunFolder(run).evaluations / f"slurm-{job}.out")
     yield from farm.flags

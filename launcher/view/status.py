@@ -110,7 +110,7 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     if output.exists():
         lines.append(f"output     {output}")
     if farm := farm_job(state):
-        lines.append(f"farm       job {farm}, which prints to {farm_output(run, farm)}")
+        lines.append(f"farm       job {farm}, which prints to {farm_output(run, state, '*')}")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))
