@@ -50,8 +50,6 @@ def run(tiny_model: Path, tmp_path: Path) -> RunFolder:
         "networks": {"clip": str(tiny_model / "clip")},
         "device": "cpu",
         "precision": "fp32",
-        "generators": 2,
-        "scorers": 2,
         "batch": 2,
     }
     run.recipe.write_text(json.dumps({"name": "run", "eval": section}))
@@ -85,10 +83,12 @@ def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_ha
     cluster: Cluster, run: RunFolder, tiny_model: Path, tmp_path: Path
 ) -> None:
     shutil.rmtree(run.exports)  # they come while we watch
+    recipe = read_json(run.recipe)
+    run.recipe.write_text(json.dumps({**recipe, "eval": {**recipe["eval"], "scorers": 2}}))
     cluster.environment |= QUICK_TO_NOTICE
     array = cluster.sbatch(
-        # Four actors: too many for one node, and enough room there for one of each kind.
-        *("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=3"),
+        # Three actors: too many for one node, but there is room for one of each kind.
+        *("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=2"),
         *("--output=task-%a.out", "slurm/evalfarm.sh", str(run.root)),
     )
     wait_until(lambda: printed(cluster, "task-*", " has joined") == 2, START_TIMEOUT_S)
