@@ -60,6 +60,7 @@ class Heads:
     def __init__(self, run: RunFolder, ours: Life) -> None:
         self.folder = run.farm_heads
         self.ours = ours
+        self._said: str | None = None
 
     def newest(self) -> Head | None:
         """The one that counts; None before the first."""
@@ -106,6 +107,9 @@ class Heads:
             return False
         number, since = head.life.job, head.began + SETTLES_S
         queue = look_up({number: since})
+        if queue.failure and queue.failure != self._said:
+            print(f"nobody knows whether job {number} goes on: {queue.failure}", flush=True)
+        self._said = queue.failure
         job = queue.job(number, since) if queue.asked > since else None
         return job is not None and not job.goes_on
 
@@ -113,6 +117,8 @@ class Heads:
         """What a head of ours and those that join it will know, and nobody else: in a file."""
         token = secrets.token_hex(32)
         path = self._token(head)
+        for left in self.folder.glob("*.token"):  # by heads that were lost
+            left.unlink(missing_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token)
         return token

@@ -45,8 +45,7 @@ def main() -> int:
     if arguments.what == "requeue":
         requeue_own_job()
         return ExitCode.DONE
-    # The job is over, or preempted: then its script may have a minute yet to queue it again.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
+    signal.signal(signal.SIGTERM, _leave)
     os.environ.pop("RAY_ADDRESS", None)  # that of another Ray, if the submitting shell had one
     node = slurm_node({"SLURM_GPUS_ON_NODE": "0", **os.environ})
     heads = Heads(RunFolder.existing(arguments.run), Life.ours())
@@ -83,6 +82,12 @@ def requeue_own_job(environment: Mapping[str, str] = os.environ) -> None:
     assert job is not None
     for refused in requeue(job, excluded=()):
         print(f"queued again, but SLURM did not take {refused}", flush=True)
+
+
+def _leave(*_: object) -> None:
+    """The job is over, or preempted: then its script may have a minute yet to queue it again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it twice, and we have to clear up
+    sys.exit(ExitCode.STOPPED)
 
 
 def _can_be_joined(head: Head) -> bool:

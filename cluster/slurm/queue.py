@@ -79,15 +79,11 @@ def look_up(wanted: Mapping[str, float]) -> Queue:
     Of a job that its controller has forgotten the accounting is asked, where there is one: that
     takes the turn of asking the controller.
     """
-    with _locked(_cache_file()) as cache:
-        known = read_json(cache) if cache.exists() else _nothing_asked()
-        if not 0 <= time.time() - known["tried"] < ASK_EVERY_S:
-            known |= {"tried": time.time(), "failure": None}
-            try:
-                _ask(known, wanted)
-            except (NoAnswer, NoSlurm, Refused) as error:
-                known["failure"] = str(error)
-            write_json(cache, known)
+    try:
+        with _locked(_cache_file()) as cache:
+            known = _asked_lately(cache, wanted)
+    except OSError as error:  # some sites let nobody write there on the nodes
+        known = _nothing_asked() | {"failure": f"cannot write {error.filename}: {error.strerror}"}
     jobs = {number: QueuedJob(**job) for number, job in known["jobs"].items()}
     return Queue(jobs=jobs, asked=known["asked"], failure=known["failure"])
 
@@ -112,6 +108,19 @@ def parse_sacct(text: str) -> dict[str, QueuedJob]:
         number: QueuedJob(state=re.split("[ +]", state)[0], nodes=nodes.replace(NO_NODES, ""))
         for number, state, nodes in rows
     }
+
+
+def _asked_lately(cache: Path, wanted: Mapping[str, float]) -> dict[str, Any]:
+    """The answer in the file, which is a new one if that is old."""
+    known: dict[str, Any] = read_json(cache) if cache.exists() else _nothing_asked()
+    if not 0 <= time.time() - known["tried"] < ASK_EVERY_S:
+        known |= {"tried": time.time(), "failure": None}
+        try:
+            _ask(known, wanted)
+        except (NoAnswer, NoSlurm, Refused) as error:
+            known["failure"] = str(error)
+        write_json(cache, known)
+    return known
 
 
 def _nothing_asked() -> dict[str, Any]:

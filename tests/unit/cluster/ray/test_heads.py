@@ -93,11 +93,16 @@ def test_what_slurm_said_before_a_head_began_does_not_count_against_it(
 
 
 def test_a_head_is_not_over_because_slurm_does_not_answer(
-    run: RunFolder, fake_slurm: FakeSlurm
+    run: RunFolder, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_slurm.answers("squeue", stderr="Unable to contact slurm controller", code=1)
     head = settled(heads_of(run, "17"), heads_of(run, "17").follow(None), address=NOBODY)
-    assert not heads_of(run, "18").is_over(head)
+    other = heads_of(run, "18")
+    assert [other.is_over(head) for _ in range(2)] == [False, False]
+    assert capsys.readouterr().out == (
+        "nobody knows whether job 17 goes on: SLURM's controller does not answer: "
+        "Unable to contact slurm controller\n"
+    )
 
 
 def test_a_job_that_was_queued_again_knows_that_its_own_head_is_over(
@@ -129,3 +134,11 @@ def test_the_token_is_its_owners_alone_and_goes_with_the_head(run: RunFolder) ->
     assert token not in json.dumps([file.read_text() for file in run.farm_heads.glob("*.json")])
     ours.forget_token(head)
     assert not path.exists()
+
+
+def test_the_token_of_a_head_that_was_lost_is_removed_by_the_next(run: RunFolder) -> None:
+    lost, next_one = heads_of(run, "17"), heads_of(run, "18")
+    head = lost.follow(None)
+    lost.new_token(head)
+    next_one.new_token(next_one.follow(head))
+    assert [path.name for path in run.farm_heads.glob("*.token")] == ["001.token"]

@@ -141,3 +141,18 @@ def test_only_our_own_jobs_are_asked_for(fake_slurm: FakeSlurm) -> None:
     fake_slurm.answers("squeue", SQUEUE)
     look_up({"5": time.time() - 60})
     assert "--user=" in fake_slurm.calls()[0]
+
+
+def test_where_the_answer_cannot_be_kept_slurm_is_not_asked(
+    fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on nodes that may not write into the home.
+    fake_slurm.answers("squeue", SQUEUE)
+    (fake_slurm.bin.parent / "home").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fake_slurm.bin.parent / "home"))
+    queue = look_up({"5": 0.0})
+    assert queue.job("5", since=0.0) is None
+    assert (
+        queue.failure == f"cannot write {fake_slurm.bin.parent}/home/letterpress: Not a directory"
+    )
+    assert fake_slurm.calls() == []
