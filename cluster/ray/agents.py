@@ -120,9 +120,9 @@ def agent_command(run: RunFolder, attempt: int, seats: Seats, number: int) -> li
 def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
     """Wait for all agents, or not long once one has failed; `ends` are what Ray will answer."""
     import ray
-    from ray.exceptions import ActorUnavailableError, RayError
+    from ray.exceptions import RayError
 
-    pending, lost, unclear, words = list(ends), [], [], []
+    pending, lost, words = list(ends), [], []
     drained: set[str] = set()
     patience_s = float("inf")
     while pending and patience_s > 0:
@@ -139,18 +139,17 @@ def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
             lost.append(node)
             # The end of a node that was announced explains nothing: STOP says why.
             words += [] if node.id in drained else str(error).splitlines()
-            unclear += [node] if isinstance(error, ActorUnavailableError) else []
         patience_s = min(patience_s, GRACE_S) if failed else patience_s
-    alive = _await_death(unclear)
+    alive = _await_death(lost)
     return Loss(hosts=tuple(n.name for n in lost if n.id not in alive), words=tuple(words))
 
 
-def _await_death(unclear: Sequence[RayNode]) -> set[str]:
-    """Give Ray time to tell whether these are dead; the ids of those that live."""
+def _await_death(lost: Sequence[RayNode]) -> set[str]:
+    """Give Ray time to take the nodes of lost agents for dead; the ids of all that live."""
     deadline = time.monotonic() + NODE_DIES_S
     while True:
         alive = {node.id for node in live_nodes()}
-        if not any(node.id in alive for node in unclear) or time.monotonic() > deadline:
+        if not any(node.id in alive for node in lost) or time.monotonic() > deadline:
             return alive
         time.sleep(LOOK_EVERY_S)
 
