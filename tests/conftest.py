@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +207,14 @@ class Ranks:
         self.run = run
         self.number = run.begin_attempt()
         self.attempt = run.attempt(self.number)
-        attempt = ["--attempt", str(self.number)]
-        rank = [sys.executable, "-m", "trainer", "--config", str(run.recipe), *attempt]
-        agent = [sys.executable, "-m", "cluster.agent", "--run", str(run.root), *attempt]
-        self.process = subprocess.Popen(
-            [*agent, "--ranks", str(ranks), "--", *rank], cwd=CHECKOUT, start_new_session=True
-        )
+        trainer = [sys.executable, "-m", "trainer", "--config", str(run.recipe)]
+        self.process = self._start([*trainer, "--attempt", str(self.number)], ranks)
+
+    def _start(self, rank: Sequence[str], ranks: int) -> Any:
+        """The agent's process; `rank`: what each rank runs."""
+        agent = [sys.executable, "-m", "cluster.agent", "--run", str(self.run.root)]
+        attempt = ["--attempt", str(self.number), "--ranks", str(ranks)]
+        return subprocess.Popen([*agent, *attempt, "--", *rank], cwd=CHECKOUT, start_new_session=True)
 
     def wait(self, timeout_s: float = 120) -> int:
         """Wait for the end; the agent's exit code."""
@@ -250,10 +252,15 @@ class Ranks:
 @pytest.fixture
 def start_ranks() -> Iterator[Callable[..., Ranks]]:
     """Starts ranks on a run folder; what still runs when the test ends is killed."""
+    yield from starting(Ranks)
+
+
+def starting(kind: type[Ranks]) -> Iterator[Callable[..., Ranks]]:
+    """What starts ranks of a kind; what still runs after that is killed."""
     started: list[Ranks] = []
 
     def start(run: RunFolder, ranks: int = 2) -> Ranks:
-        started.append(Ranks(run, ranks))
+        started.append(kind(run, ranks))
         return started[-1]
 
     yield start

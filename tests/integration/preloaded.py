@@ -1,4 +1,4 @@
-"""Imported, once, by the process that tests/integration/forked_ranks.py forks ranks from.
+"""Imported, once, by the process that tests/integration/forkserver.py starts.
 
 No network is made here: that would start threads.
 """
@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline  # noqa: F401
 from transformers import CLIPTextModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+import tests.integration.forked_agent
 import trainer.train  # noqa: F401
 
 with contextlib.suppress(ImportError):  # what peft imports when it makes its first adapter

@@ -20,7 +20,8 @@ from cluster.run_folder import (
     verify,
 )
 from tests.conftest import read_events
-from tests.integration.forked_ranks import Place, fork_ranks, start_forkserver
+from tests.integration.forked_ranks import Place, fork_ranks
+from tests.integration.forkserver import start_forkserver
 
 SEED = 0
 LAST = 8

@@ -8,7 +8,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, published_steps, verify
 from tests.conftest import wait_until
-from tests.integration.forked_ranks import fork_ranks, start_forkserver
+from tests.integration.forked_ranks import fork_ranks
+from tests.integration.forkserver import start_forkserver
 
 
 def test_ranks_that_come_back_after_their_successors_publish_nothing(
