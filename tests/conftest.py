@@ -214,7 +214,8 @@ class Ranks:
         """The agent's process; `rank`: what each rank runs."""
         agent = [sys.executable, "-m", "cluster.agent", "--run", str(self.run.root)]
         attempt = ["--attempt", str(self.number), "--ranks", str(ranks)]
-        return subprocess.Popen([*agent, *attempt, "--", *rank], cwd=CHECKOUT, start_new_session=True)
+        command = [*agent, *attempt, "--", *rank]
+        return subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True)
 
     def wait(self, timeout_s: float = 120) -> int:
         """Wait for the end; the agent's exit code."""

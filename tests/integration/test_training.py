@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "zero2-lora": {"zero": {"stage": 2}, **LORA},
     "zero3-full": {"zero": {"stage": 3}},
 }
-STEPS = {"steps": 20, "save_every": 5}
+STEPS = {"steps": 10, "save_every": 2}
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def test_a_killed_run_goes_on_with_the_losses_of_one_that_was_not(
     fork_ranks: StartRanks,
 ) -> None:
     run = make_run("killed", **STEPS, **KINDS[kind])
-    killed, resumed = kill_and_resume(fork_ranks, run, after=5)
+    killed, resumed = kill_and_resume(fork_ranks, run, after=2)
     (record,) = killed.attempt.node_records()
     assert record["first_failed_rank"] == 1
     assert record["ranks"][1]["signal"] == "SIGKILL"
     expected = undisturbed(kind)
-    assert sorted(expected) == list(range(1, 21))
+    assert sorted(expected) == list(range(1, 11))
     assert killed.losses() | resumed.losses() == expected
     assert all(expected[step] == loss for step, loss in killed.losses().items())
 
