@@ -301,7 +301,8 @@ def stop(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.run} is {state}: `{own_command()} cancel {arguments.run}` ends its job"
         )
-    if state not in ("running", "stopping"):
+    waits = state == "restarting" and is_on_ray(read_json(run.state))
+    if state not in ("running", "stopping") and not waits:
         raise ValueError(f"{arguments.run} is not running: it is {state}")
     run.request_stop("letterpress stop")
     shows = f"`{own_command()} logs -f {run.root}` shows it do so"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,9 @@ from cluster.exit_codes import ExitCode
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 CHECKOUT = Path(__file__).parents[1]
+PATIENCE_S = 300.0  # only what hangs takes so long, however slow and busy the machine
 # Files whose tests are not to run beside each other's.
-TOGETHER = {
-    # Rays that take ports as they find them: two that start at once may find the same.
-    "test_dispatch": "ray",
-    "test_farm": "ray",
-    "test_farm_chaos": "ray",
-    "test_local_job": "ray",
-    "test_ray_job": "ray",
-    "test_ray_nodes": "ray",
-    "test_sweep": "test_slurm",  # one SLURM of that file's
-}
+TOGETHER = {"test_sweep": "test_slurm"}  # one SLURM of that file's
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
@@ -174,6 +166,8 @@ def train_keys(tiny_model: Path, shards: Path) -> dict[str, Any]:
         "save_every": 2,
         "log_every": 1,
         "optim": {"lr": 1e-3},
+        # At stage 3 it would look, once for each module, through all later ones: half of its time.
+        "deepspeed": {"zero_optimization": {"stage3_max_reuse_distance": 0}},
     }
 
 
@@ -207,23 +201,26 @@ class Ranks:
         self.run = run
         self.number = run.begin_attempt()
         self.attempt = run.attempt(self.number)
-        attempt = ["--attempt", str(self.number)]
-        rank = [sys.executable, "-m", "trainer", "--config", str(run.recipe), *attempt]
-        agent = [sys.executable, "-m", "cluster.agent", "--run", str(run.root), *attempt]
-        self.process = subprocess.Popen(
-            [*agent, "--ranks", str(ranks), "--", *rank], cwd=CHECKOUT, start_new_session=True
-        )
+        trainer = [sys.executable, "-m", "trainer", "--config", str(run.recipe)]
+        self.process = self._start([*trainer, "--attempt", str(self.number)], ranks)
 
-    def wait(self, timeout_s: float = 120) -> int:
+    def _start(self, rank: Sequence[str], ranks: int) -> Any:
+        """The agent's process; `rank`: what each rank runs."""
+        agent = [sys.executable, "-m", "cluster.agent", "--run", str(self.run.root)]
+        attempt = ["--attempt", str(self.number), "--ranks", str(ranks)]
+        command = [*agent, *attempt, "--", *rank]
+        return subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for the end; the agent's exit code."""
         return self.process.wait(timeout_s)
 
-    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until `step` optimizer steps are done."""
         wait_until(lambda: step in self.losses() or self.process.poll() is not None, timeout_s)
         assert self.process.poll() is None, f"ended before step {step}: {self.log()}"
 
-    def wait_for_checkpoint(self, step: int, timeout_s: float = 120) -> None:
+    def wait_for_checkpoint(self, step: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a checkpoint is published: a moment after its step."""
         published = self.run.checkpoint(step) / "manifest.json"
         wait_until(lambda: published.exists() or self.process.poll() is not None, timeout_s)
@@ -250,10 +247,15 @@ class Ranks:
 @pytest.fixture
 def start_ranks() -> Iterator[Callable[..., Ranks]]:
     """Starts ranks on a run folder; what still runs when the test ends is killed."""
+    yield from starting(Ranks)
+
+
+def starting(kind: type[Ranks]) -> Iterator[Callable[..., Ranks]]:
+    """What starts ranks of a kind; what still runs after that is killed."""
     started: list[Ranks] = []
 
     def start(run: RunFolder, ranks: int = 2) -> Ranks:
-        started.append(Ranks(run, ranks))
+        started.append(kind(run, ranks))
         return started[-1]
 
     yield start
@@ -276,7 +278,7 @@ def kill_and_resume(
     return killed, resumed
 
 
-def wait_until(is_true: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(is_true: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Wait for a condition; fail if it does not come."""
     deadline = time.monotonic() + timeout_s
     while not is_true():

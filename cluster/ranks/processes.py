@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -31,16 +32,10 @@ def start_session(
     If we die, however we die, the kernel kills it. Its output goes to the end of `log`; of one that
     `talks` only its errors, for its input and output are pipes to us.
     """
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # we died before the kernel knew
-            os._exit(1)
-
+    die_with_us = partial(die_with, os.getpid())
     if log is None:
         return subprocess.Popen(
-            command, env=env, cwd=cwd, start_new_session=True, preexec_fn=die_with_parent
+            command, env=env, cwd=cwd, start_new_session=True, preexec_fn=die_with_us
         )
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -52,8 +47,15 @@ def start_session(
             stdout=subprocess.PIPE if talks else output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_us,
         )
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, however it dies."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew
+        os._exit(1)
 
 
 def session_members(session: int) -> list[int]:

@@ -1,10 +1,8 @@
-"""What test_chaos.py kills: real ranks, forked from a process that has imported everything once.
+"""What test_chaos.py kills: real ranks without an agent, forked from what has imported everything.
 
-Importing torch, DeepSpeed and diffusers takes a rank many seconds, a fork of what has imported them
-none. It is sound because the process that forks has only one thread, which each rank checks.
+How they are forked is told in tests/integration/forkserver.py.
 """
 
-import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from cluster.agent import rank_environment
 from cluster.program import run_program
 from cluster.rendezvous import local_node, publish_address
 from cluster.run_folder import RunFolder
-from tests.kills import CHECKOUT, kill_at
+from tests.integration.forkserver import become
+from tests.kills import kill_at
 
 RANKS = 2
-PRELOADED = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,6 @@ class Place:
     pattern: str
     number: int
     delay_s: float
-
-
-def start_forkserver() -> ForkServerContext:
-    """Start the process that forks ranks, and wait until it has imported what they need.
-
-    It lives as long as this one.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.integration.preloaded"])
-    before = dict(os.environ)
-    os.environ |= PRELOADED  # the ranks will have its environment
-    nothing = context.Process(target=os.getpid)
-    nothing.start()
-    os.environ.clear()
-    os.environ |= before
-    nothing.join()
-    return context
 
 
 def fork_ranks(
@@ -65,13 +46,9 @@ def fork_ranks(
 
 def _run(root: Path, number: int, rank: int, address: tuple[str, int], place: Place | None) -> None:
     """What the agent starts: one rank of attempt `number`."""
-    threads = list(Path(f"/proc/{os.getppid()}/task").iterdir())
-    assert len(threads) == 1, "a process with threads was forked"
     run = RunFolder(root)
-    os.environ |= rank_environment(local_node(RANKS), rank, *address)
-    log = run.attempt(number).rank_log(rank).open("ab", buffering=0)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    environment = {**os.environ, **rank_environment(local_node(RANKS), rank, *address)}
+    become(environment, run.attempt(number).rank_log(rank))
     if place and place.rank == rank:
         kill_at(run.root, place.pattern, place.number, place.delay_s)
     sys.argv = ["trainer", "--config", str(run.recipe), "--attempt", str(number)]

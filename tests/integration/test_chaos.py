@@ -19,8 +19,9 @@ from cluster.run_folder import (
     step_of,
     verify,
 )
-from tests.conftest import read_events
-from tests.integration.forked_ranks import Place, fork_ranks, start_forkserver
+from tests.conftest import PATIENCE_S, read_events
+from tests.integration.forked_ranks import Place, fork_ranks
+from tests.integration.forkserver import start_forkserver
 
 SEED = 0
 LAST = 8
@@ -53,7 +54,6 @@ PLACES = {
     "a rank says what it does": (1, r"os.rename attempts/", 0.3),
 }
 BY_TIME = 6
-PATIENCE_S = 120
 
 
 def test_twenty_kills_at_random_moments_change_nothing(make_run: Callable[..., RunFolder]) -> None:

@@ -23,6 +23,7 @@ from evalfarm.farm.dispatch import Dispatcher
 from evalfarm.farm.pool import Pool
 from evalfarm.farm.work_log import WorkLog
 from evalfarm.work import Report, Result, Unit
+from tests.conftest import PATIENCE_S
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,7 +107,7 @@ def submit(dispatcher: Dispatcher, *names: str) -> None:
 def drain(dispatcher: Dispatcher, until: int | None = None) -> list[tuple[str, str | None]]:
     """What came back, with the error of what was given up."""
     back: list[tuple[str, str | None]] = []
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + PATIENCE_S
     while not dispatcher.idle and (until is None or len(back) < until):
         assert time.monotonic() < deadline_s
         back += [(unit.suite, result.error) for unit, result in dispatcher.finished(0.2)]
@@ -139,7 +140,7 @@ def test_a_pool_grows_to_as_many_workers_as_there_is_work_and_room_for(
 ) -> None:
     dispatcher = dispatch(most=3)
     submit(dispatcher, "sleep 1", "sleep 2")
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + PATIENCE_S
     while len(runs(tmp_path)) < 2:
         assert time.monotonic() < deadline_s
         assert list(dispatcher.finished(0.1)) == []

@@ -29,11 +29,11 @@ WHOLE: list[tuple[RunFolder, dict[int, float]]] = []
 
 
 @pytest.fixture
-def whole(make_run: MakeRun, start_ranks: StartRanks) -> tuple[RunFolder, dict[int, float]]:
+def whole(make_run: MakeRun, fork_ranks: StartRanks) -> tuple[RunFolder, dict[int, float]]:
     """A run of two ranks at stage 2 that nothing disturbs, and its losses; made once."""
     if not WHOLE:
         run = make_run("whole", zero={"stage": 2}, **STEPS)
-        ranks = start_ranks(run)
+        ranks = fork_ranks(run)
         assert ranks.wait() == ExitCode.DONE, ranks.log()
         WHOLE.append((run, ranks.losses()))
     return WHOLE[0]
@@ -48,12 +48,12 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses_weights_and_averag
     changes: dict[str, Any],
     whole: tuple[RunFolder, dict[int, float]],
     make_run: MakeRun,
-    start_ranks: StartRanks,
+    fork_ranks: StartRanks,
 ) -> None:
     before, losses = whole
     run = make_run("other", **STEPS | changes)
     shutil.copytree(before.checkpoint(3), run.checkpoint(3))
-    other = start_ranks(run, ranks=ranks)
+    other = fork_ranks(run, ranks=ranks)
     assert other.wait() == ExitCode.DONE, other.log()
     assert f"{ranks} ranks go on after step 3 of 6, which 2 ranks saved" in other.log()
     expected = {step: losses[step] for step in (4, 5, 6)}
@@ -72,12 +72,12 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses_weights_and_averag
 
 
 def test_a_recipe_that_trains_other_weights_is_refused_before_it_trains(
-    whole: tuple[RunFolder, dict[int, float]], make_run: MakeRun, start_ranks: StartRanks
+    whole: tuple[RunFolder, dict[int, float]], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     before, _ = whole
     run = make_run("other", **STEPS | {"lora": {"rank": 2}})
     shutil.copytree(before.checkpoint(3), run.checkpoint(3))
-    ranks = start_ranks(run, ranks=1)
+    ranks = fork_ranks(run, ranks=1)
     assert ranks.wait() == ExitCode.BAD_INPUT
     assert "holds other weights than this recipe trains, such as text_encoder." in ranks.log()
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import kill_session, session_members
 from cluster.run_folder import RunFolder, read_json
-from tests.conftest import CHECKOUT, publish_lora_export, wait_until
+from tests.conftest import CHECKOUT, PATIENCE_S, publish_lora_export, wait_until
 
 SUITE = """
 name: quick
@@ -128,7 +128,7 @@ def test_every_whole_export_is_scored_a_broken_one_is_named_and_the_farm_ends_by
 ) -> None:
     run = make_run("run")
     farm = watch(run)
-    assert farm.wait(180) == ExitCode.DONE, log(run)
+    assert farm.wait(PATIENCE_S) == ExitCode.DONE, log(run)
     broken = run.exports / SPOILT
     assert f"refused an export: {broken} is not the file that was published" in log(run)
     results = read_json(run.evaluation("quick") / "results.json")
@@ -146,7 +146,7 @@ def test_every_whole_export_is_scored_a_broken_one_is_named_and_the_farm_ends_by
     assert len(set(distances)) == 3  # other weights, other pictures
     assert (run.evaluation("quick") / "report.html").is_file()
     assert next((run.tensorboard / "eval-quick").glob("events*"))
-    wait_until(lambda: session_members(farm.pid) == [], 30)  # no Ray is left behind
+    wait_until(lambda: session_members(farm.pid) == [])  # no Ray is left behind
     done = rows(run)
     assert [len(done["pictures"]), len(done["scores"])] == [4 + 3 * 6, 4 + 3 * 6 * 3]
     files = [row[4] for row in done["pictures"] if row[4].startswith("images/")]
@@ -171,11 +171,11 @@ def test_a_full_disk_is_one_line_and_the_farm_goes_on_once_there_is_room(
     room = shutil.disk_usage(small_disk).free - 150_000
     (small_disk / "filler").write_bytes(bytes(room))
     farm = watch(run)
-    assert farm.wait(120) == ExitCode.DO_NOT_RESTART, log(run)
+    assert farm.wait(PATIENCE_S) == ExitCode.DO_NOT_RESTART, log(run)
     assert "error: cannot write: [Errno 28]" in log(run)
     assert "Traceback" not in log(run)
     (small_disk / "filler").unlink()
-    assert watch(run).wait(180) == ExitCode.DONE, log(run)
+    assert watch(run).wait(PATIENCE_S) == ExitCode.DONE, log(run)
     done = rows(run)
     assert [len(done["pictures"]), len(done["scores"])] == [4 + 3 * 6, 4 + 3 * 6 * 3]
     assert {row[3] for row in done["pictures"]} == {row[4] for row in done["scores"]} == {"ok"}
@@ -190,7 +190,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(
     run.evaluations.symlink_to(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     farm = watch(run)
-    assert farm.wait(120) == ExitCode.DO_NOT_RESTART, log(run)
+    assert farm.wait(PATIENCE_S) == ExitCode.DO_NOT_RESTART, log(run)
     assert "error: cannot write: [Errno 30] Read-only file system" in log(run)
     assert "Traceback" not in log(run)
 
@@ -200,9 +200,9 @@ def test_a_second_farm_on_the_same_run_is_sent_away(
 ) -> None:
     run = make_run("run")
     watch(run)
-    wait_until(lambda: (run.evaluations / "farm.lock").exists(), 60)
+    wait_until(lambda: (run.evaluations / "farm.lock").exists())
     second = watch(run)
-    assert second.wait(60) == ExitCode.BAD_INPUT
+    assert second.wait(PATIENCE_S) == ExitCode.BAD_INPUT
     assert f"error: another farm works on {run.evaluations}" in log(run)
 
 
@@ -211,6 +211,6 @@ def test_a_ray_that_cannot_be_reached_is_one_line(
 ) -> None:
     run = make_run("run")
     farm = watch(run, RAY_ADDRESS="127.0.0.1:9")
-    assert farm.wait(120) == ExitCode.RETRY_ELSEWHERE, log(run)
+    assert farm.wait(PATIENCE_S) == ExitCode.RETRY_ELSEWHERE, log(run)
     assert "error: no Ray at RAY_ADDRESS 127.0.0.1:9" in log(run)
     assert "Traceback" not in log(run)

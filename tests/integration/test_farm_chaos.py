@@ -23,7 +23,7 @@ from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import kill_session
 from cluster.run_folder import RunFolder
 from evalfarm.farm.pool import AHEAD
-from tests.conftest import CHECKOUT, publish_lora_export
+from tests.conftest import CHECKOUT, PATIENCE_S, publish_lora_export
 from tests.integration.test_farm import log, rows
 
 ROUNDS, SEED = 20, 0
@@ -43,10 +43,8 @@ class Farm:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "_system_config": QUICK_TO_NOTICE},
-        )
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._add_node(), self._add_node()]
         self.driver = self._start_driver()
 
@@ -177,7 +175,7 @@ def test_twenty_kills_change_no_row_and_make_no_picture_that_they_do_not_explain
     make_run: Callable[[str], RunFolder], start: Callable[[RunFolder], Farm]
 ) -> None:
     calm = start(make_run("calm"))
-    assert calm.driver.wait(180) == ExitCode.DONE, log(calm.run)
+    assert calm.driver.wait(PATIENCE_S) == ExitCode.DONE, log(calm.run)
     undisturbed = rows(calm.run)
     total = len(undisturbed["pictures"]) + len(undisturbed["scores"])
     assert total == len(STEPS) * len(PROMPTS) * 3
@@ -188,7 +186,7 @@ def test_twenty_kills_change_no_row_and_make_no_picture_that_they_do_not_explain
     moments = sorted(chance.randrange(total * 9 // 10) for _ in range(ROUNDS))
     killed: Counter[str] = Counter()
     for moment in moments:
-        deadline_s = time.monotonic() + 180
+        deadline_s = time.monotonic() + PATIENCE_S
         while count_rows(farm.run) < moment:
             assert time.monotonic() < deadline_s, log(farm.run)
             assert farm.driver.poll() is None, log(farm.run)
@@ -202,7 +200,7 @@ def test_twenty_kills_change_no_row_and_make_no_picture_that_they_do_not_explain
         }
         names = chance.sample(list(kills), len(kills))
         killed[next(name for name in names if kills[name]())] += 1
-    assert farm.driver.wait(180) == ExitCode.DONE, log(farm.run)
+    assert farm.driver.wait(PATIENCE_S) == ExitCode.DONE, log(farm.run)
     assert killed.total() == ROUNDS
     assert rows(farm.run) == undisturbed
 

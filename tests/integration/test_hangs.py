@@ -16,7 +16,7 @@ from cluster.hangs.silence import Limits
 from cluster.ranks.processes import session_members
 from cluster.rendezvous import Node, local_node
 from cluster.run_folder import RunFolder, read_json
-from tests.conftest import read_events, wait_until
+from tests.conftest import PATIENCE_S, read_events, wait_until
 from tests.integration.ranks_that_hang import HANGS_AT
 
 # A machine that is busy with other tests may leave a rank without the processor for a second.
@@ -65,7 +65,7 @@ def test_the_agents_of_two_nodes_agree_on_the_rank_that_sleeps(tmp_path: Path) -
     )
     other.start()
     hang = hang_of(run, command, first)
-    other.join(60)
+    other.join(PATIENCE_S)
     assert other.exitcode == 0
     assert (hang["ranks"], hang["phase"], hang["step"]) == ([1], "train", HANGS_AT - 1)
     assert hang["hosts"] == ["n2"]
@@ -86,7 +86,7 @@ def test_a_rank_of_a_training_is_named_when_it_is_slow_and_when_it_stops(
 
     def stop_a_rank() -> None:
         try:
-            wait_until(lambda: bool(read_events(attempt, "warning")), 240)
+            wait_until(lambda: bool(read_events(attempt, "warning")))
             for pid in session_members(read_json(attempt.heartbeat(1))["pid"]):
                 os.kill(pid, signal.SIGSTOP)
         except BaseException:

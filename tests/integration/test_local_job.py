@@ -16,7 +16,7 @@ import pytest
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, published_steps, read_json
-from tests.conftest import CHECKOUT, wait_until
+from tests.conftest import CHECKOUT, PATIENCE_S, wait_until
 
 SUITE = """
 name: quick
@@ -100,7 +100,7 @@ def test_the_whole_road_from_recipe_to_table(
     data = {"path": "drawn", "words": {"samples": 16, "min_letters": 4}, "cache": "encoded"}
     path = recipe(score=True, data=data, unet="lora", lora={"rank": 2})
     done = launcher.start("submit", str(path))
-    output, _ = done.communicate(timeout=180)
+    output, _ = done.communicate(timeout=PATIENCE_S)
     assert done.returncode == ExitCode.DONE, output
     for line in (
         "drew 16 samples into",
@@ -123,7 +123,7 @@ def test_the_whole_road_from_recipe_to_table(
     assert launcher.processes() == []
 
     again = launcher.start("submit", str(path))
-    output, _ = again.communicate(timeout=30)
+    output, _ = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == ExitCode.BAD_INPUT
     assert "exists: `letterpress resume" in output
 
@@ -134,22 +134,22 @@ def test_ctrl_c_saves_resume_goes_on_and_stop_saves_too(
     path = recipe(score=False, steps=100_000, save_every=100_000)
     run = RunFolder(tmp_path / "runs" / "job")
     first = launcher.start("submit", str(path))
-    wait_until(lambda: step_of_heartbeat(run) >= 2, 60)
+    wait_until(lambda: step_of_heartbeat(run) >= 2)
     first.send_signal(signal.SIGINT)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == ExitCode.STOPPED, output
     assert "saving at the next step, then stopping" in output
     ((saved, _),) = published_steps(run.checkpoints)
     assert launcher.processes() == []
 
     second = launcher.start("resume", str(run.root))
-    wait_until(lambda: run.last_attempt() == 1 and step_of_heartbeat(run) > saved, 60)
+    wait_until(lambda: run.last_attempt() == 1 and step_of_heartbeat(run) > saved)
     refused = launcher.start("resume", str(run.root))
-    assert "is running: stop it first" in refused.communicate(timeout=30)[0]
+    assert "is running: stop it first" in refused.communicate(timeout=PATIENCE_S)[0]
     assert refused.returncode == ExitCode.BAD_INPUT
     stop = launcher.start("stop", str(run.root))
-    assert "asked job to save and stop" in stop.communicate(timeout=30)[0]
-    output, _ = second.communicate(timeout=60)
+    assert "asked job to save and stop" in stop.communicate(timeout=PATIENCE_S)[0]
+    output, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == ExitCode.STOPPED, output
     assert f"2 ranks started after step {saved} of 100000" in output
     assert published_steps(run.checkpoints)[-1][0] > saved
@@ -165,7 +165,7 @@ def test_ctrl_c_saves_resume_goes_on_and_stop_saves_too(
     assert len(list((run.tensorboard / "cluster").glob("*.attempt-*"))) == 2  # a point for each
 
     logs = launcher.start("logs", str(run.root), "-f")
-    assert "stopped as asked after step" in logs.communicate(timeout=30)[0]
+    assert "stopped as asked after step" in logs.communicate(timeout=PATIENCE_S)[0]
 
 
 def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process(
@@ -174,13 +174,13 @@ def test_a_second_ctrl_c_ends_it_at_once_and_leaves_no_process(
     path = recipe(score=True, steps=100_000, save_every=100_000)
     run = RunFolder(tmp_path / "runs" / "job")
     job = launcher.start("submit", str(path))
-    wait_until(lambda: (run.evaluation("quick") / "progress.json").exists(), 90)  # Ray is at work
+    wait_until(lambda: (run.evaluation("quick") / "progress.json").exists())  # Ray is at work
     job.send_signal(signal.SIGINT)
     assert job.stdout is not None
     while "saving at the next step" not in job.stdout.readline():
         assert job.poll() is None
     job.send_signal(signal.SIGINT)
-    output, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=PATIENCE_S)
     assert "ended at once" in output or "the run has" in output
     assert launcher.processes() == []
 
@@ -190,7 +190,7 @@ def test_a_rank_that_fails_is_explained_in_one_line(
 ) -> None:
     path = recipe(score=False, unet="lora", lora={"target_modules": ["nowhere"]})
     job = launcher.start("submit", str(path))
-    output, _ = job.communicate(timeout=90)
+    output, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == ExitCode.BAD_INPUT, output
     assert "failed: error: train.lora: the target modules ['nowhere'] match no layer" in output
     assert "user error: not restarted, it would end the same way again" in output
@@ -203,11 +203,11 @@ def test_a_killed_rank_is_restarted_in_place_and_ctrl_c_is_not(
 ) -> None:
     run = RunFolder(tmp_path / "runs" / "job")
     job = launcher.start("submit", str(recipe(score=False, steps=100_000, save_every=10)))
-    wait_until(lambda: bool(published_steps(run.checkpoints)), 120)
+    wait_until(lambda: bool(published_steps(run.checkpoints)))
     os.kill(read_json(run.attempt(0).heartbeat(1))["pid"], signal.SIGKILL)
-    wait_until(lambda: run.last_attempt() == 1 and step_of_heartbeat(run) > 10, 120)
+    wait_until(lambda: run.last_attempt() == 1 and step_of_heartbeat(run) > 10)
     job.send_signal(signal.SIGINT)
-    output, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == ExitCode.STOPPED, output
     assert re.search(r"rank 1 on \S+ failed: ended by SIGKILL \(node-\S+\.json\)", output)
     assert "unknown: restarted in place (1 of 2)" in output
@@ -242,10 +242,10 @@ def test_the_board_shows_the_runs_that_are_named(launcher: Launcher, tmp_path: P
         if found:
             address = found[0]
             break
-    wait_until(lambda: len(runs_shown(address)) == 2, 60)
+    wait_until(lambda: len(runs_shown(address)) == 2)
     assert sorted(runs_shown(address)) == ["one/train", "two/train"]
     board.send_signal(signal.SIGINT)
-    board.communicate(timeout=30)
+    board.communicate(timeout=PATIENCE_S)
 
 
 def runs_shown(address: str) -> list[str]:

@@ -53,10 +53,10 @@ def numbers(ranks: Ranks) -> dict[int, dict[str, float]]:
     "how", [{"zero": {"stage": 2}, **LORA, "precision": "bf16"}, {"zero": {"stage": 3}}]
 )
 def test_a_killed_run_goes_on_with_every_term_to_the_digit(
-    how: dict[str, Any], objective: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
+    how: dict[str, Any], objective: dict[str, Any], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     changes = {"objective": objective, "save_every": 1, **how}
-    whole = start_ranks(make_run("whole", **changes))
+    whole = fork_ranks(make_run("whole", **changes))
     assert whole.wait() == ExitCode.DONE, whole.log()
     expected = numbers(whole)
     assert sorted(expected) == [1, 2, 3, 4]
@@ -70,12 +70,12 @@ def test_a_killed_run_goes_on_with_every_term_to_the_digit(
     assert min(shares) > 0
 
     run = make_run("killed", **changes)
-    killed, resumed = kill_and_resume(start_ranks, run, after=1)
+    killed, resumed = kill_and_resume(fork_ranks, run, after=1)
     assert numbers(killed) | numbers(resumed) == expected
 
 
 def test_zero_stages_and_batch_splits_compute_the_same_of_every_term(
-    objective: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
+    objective: dict[str, Any], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     objective["gradient_shares_every"] = 0
     found = []
@@ -87,7 +87,7 @@ def test_zero_stages_and_batch_splits_compute_the_same_of_every_term(
             zero={"stage": stage},
             micro_batch=micro_batch,
         )
-        started = start_ranks(run, ranks)
+        started = fork_ranks(run, ranks)
         assert started.wait() == ExitCode.DONE, started.log()
         steps = numbers(started)
         found.append([[steps[step][f"loss_{name}"] for name in TERMS[:step]] for step in (1, 2)])

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import pytest
 
 from cluster.ranks.leftovers import RUN
 from cluster.ranks.processes import kill_session, session_members
+from cluster.ray.ports import plan_ports
 from cluster.run_folder import RunFolder, published_steps, read_json
-from tests.conftest import publish_lora_export, read_events, wait_until
+from tests.conftest import PATIENCE_S, publish_lora_export, read_events, wait_until
 from trainer.data.build import build
 from trainer.data.config import DataConfig, WordsConfig
 
@@ -33,27 +36,31 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray of two CPUs; the address that jobs are submitted to."""
-    port, dashboard_port = free_port(), free_port()
+    # Its own, where Ray notes who is its head: for its jobs it would else take the head of any Ray
+    # that was started on this machine since. A short path, as sockets lie below it.
+    folder = tempfile.mkdtemp(prefix="letterpress-ray-")
+    ports = plan_ports(folder, is_head=True)
     # Jobs go to the agent, which goes without its port where another Ray of the machine has it.
-    agent_port = free_port()
+    agent_port = ports.numbers["dashboard-agent-listen-port"]
+    dashboard_port = ports.numbers["dashboard-port"]
     command = [
-        *(str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"),
-        f"--dashboard-agent-listen-port={agent_port}",
-        "--disable-usage-stats",
+        *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2"),
+        *("--dashboard-host=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder}"),
+        *ports.flags,
     ]
-    log = tmp_path_factory.mktemp("ray") / "log"
-    with log.open("w") as output:
+    environment = {**ENVIRONMENT, **ports.variables}
+    with (tmp_path_factory.mktemp("ray") / "log").open("w") as output:
         ray = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        wait_until(lambda: listens(dashboard_port) and listens(agent_port), 90)
+        wait_until(lambda: listens(dashboard_port) and listens(agent_port))
         yield f"http://127.0.0.1:{dashboard_port}"
     finally:
         kill_session(ray.pid)
         ray.wait()
     assert session_members(ray.pid) == []
+    shutil.rmtree(folder)
 
 
 def test_the_farm_runs_as_a_ray_job(
@@ -102,14 +109,14 @@ def test_a_recipe_is_submitted_stopped_resumed_and_cancelled_as_a_job_of_ray(
     name = str(run.root)
 
     letterpress(dashboard, checkout, "submit", str(recipe), "--on", "ray")
-    wait_until(lambda: len(read_events(run.attempt(0), "step")) > 1, 120)
+    wait_until(lambda: len(read_events(run.attempt(0), "step")) > 1)
     letterpress(dashboard, checkout, "stop", name)
-    wait_until(lambda: read_json(run.state)["outcome"] == "stopped", 60)
+    wait_until(lambda: read_json(run.state)["outcome"] == "stopped")
     (saved, _), *_ = published_steps(run.checkpoints)
 
     letterpress(dashboard, checkout, "resume", name)
     assert read_json(run.state)["ray_job"]["id"] in letterpress(dashboard, checkout, "status", name)
-    wait_until(lambda: len(read_events(run.attempt(1), "step")) > 1, 120)
+    wait_until(lambda: len(read_events(run.attempt(1), "step")) > 1)
     assert letterpress(dashboard, checkout, "cancel", name).startswith("cancelled job on-ray-")
     assert processes_of(run) == []
     assert read_events(run.attempt(1), "step")[0]["step"] == saved + 1
@@ -141,7 +148,7 @@ def letterpress(dashboard: str, checkout: Path, *arguments: str) -> str:
         env={**ENVIRONMENT, "RAY_ADDRESS": dashboard},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -154,17 +161,10 @@ def submit(dashboard: str, checkout: Path, *command: str) -> None:
         *("--", "python", *command),
     ]
     done = subprocess.run(
-        whole, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
+        whole, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

@@ -46,10 +46,10 @@ def tuning(tiny_model: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_killed_run_goes_on_to_the_digit(
-    kind: str, tuning: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
+    kind: str, tuning: dict[str, Any], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     tuning["reward"]["rewards"] = REWARDS[kind]
-    whole = start_ranks(make_run("whole", **tuning, **KINDS[kind]))
+    whole = fork_ranks(make_run("whole", **tuning, **KINDS[kind]))
     assert whole.wait() == ExitCode.DONE, whole.log()
     steps = whole.events("step")
     assert len(steps) == 3
@@ -57,19 +57,19 @@ def test_a_killed_run_goes_on_to_the_digit(
     assert steps[0]["distance"] == 0 < steps[-1]["distance"]
 
     run = make_run("killed", **tuning, **KINDS[kind])
-    killed, resumed = kill_and_resume(start_ranks, run, after=1)
+    killed, resumed = kill_and_resume(fork_ranks, run, after=1)
     assert killed.losses() | resumed.losses() == whole.losses()
     assert verify(run.export(3))["kind"] == "mixed"
 
 
 def test_one_rank_and_two_at_any_stage_climb_alike(
-    tuning: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
+    tuning: dict[str, Any], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     tuning["lora"]["dropout"] = 0.0
     losses = []
     for ranks, stage, micro_batch in ((1, 0, 4), (2, 2, 1), (2, 3, 2)):
         changes = {"zero": {"stage": stage}, "micro_batch": micro_batch, "text_encoder": "lora"}
-        started = start_ranks(make_run(f"zero{stage}", **tuning | changes | {"steps": 2}), ranks)
+        started = fork_ranks(make_run(f"zero{stage}", **tuning | changes | {"steps": 2}), ranks)
         assert started.wait() == ExitCode.DONE, started.log()
         losses.append(list(started.losses().values()))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

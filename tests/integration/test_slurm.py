@@ -15,7 +15,7 @@ import pytest
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, published_steps, read_json
-from tests.conftest import CHECKOUT, read_events, wait_until
+from tests.conftest import CHECKOUT, PATIENCE_S, read_events, wait_until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -54,7 +54,7 @@ class Cluster:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -76,7 +76,7 @@ class Cluster:
         """The nodes that a job has, or avoids."""
         return self.type("scontrol", "show", "hostnames", self.job(number)[key]).split()
 
-    def wait(self, number: str, timeout_s: float) -> dict[str, str]:
+    def wait(self, number: str, timeout_s: float = PATIENCE_S) -> dict[str, str]:
         """Wait until a job has ended."""
         wait_until(lambda: self.job(number)["JobState"] in ENDED, timeout_s)
         return self.job(number)
@@ -164,7 +164,7 @@ def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> 
         *("slurm/train_8xA100.sh", "recipes/mini.yaml"),
         *("--set", "train.steps=2", "train.save_every=2", *QUICK),
     )
-    job = cluster.wait(number, 240)
+    job = cluster.wait(number)
     assert job["JobState"] == "COMPLETED", cluster.output(number)
     run = cluster.run_of(number)
     (record,) = run.attempt(0).node_records()
@@ -193,7 +193,7 @@ def test_ranks_of_two_nodes_meet_and_the_warning_of_the_time_limit_saves(cluster
     ((step, _),) = published_steps(run.checkpoints)
     assert f"ranks go on after step {step} of" in run.attempt(1).rank_log(0).read_text()
     cluster.letterpress("stop", str(run.root))
-    job = cluster.wait(number, 60)
+    job = cluster.wait(number)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.STOPPED)}:0")
     assert job["Restarts"] == "1"
     assert read_json(run.state)["outcome"] == "stopped"
@@ -225,7 +225,7 @@ def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
     ranks = [pid_of(run, 2, rank) for rank in (0, 1)]
     left = [*ranks, *map(parent_of, ranks)]
     cluster.letterpress("cancel", str(run.root))
-    wait_until(lambda: not any(map(is_alive, left)), 60)
+    wait_until(lambda: not any(map(is_alive, left)))
     assert read_json(run.state)["outcome"] == "cancelled"
 
 
@@ -247,7 +247,7 @@ def test_a_mistake_ends_the_job_with_its_line(cluster: Cluster) -> None:
         *("--gpus-per-node=a100:1", "slurm/train_8xA100.sh", "recipes/mini.yaml"),
         *("--set", "train.stpes=2"),
     )
-    job = cluster.wait(number, 60)
+    job = cluster.wait(number)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.BAD_INPUT)}:0")
     printed = (cluster.checkout / f"slurm-{number}.out").read_text()
     assert printed == "error: train.stpes is not a key: did you mean train.steps?\n"
@@ -276,7 +276,7 @@ def test_a_node_with_another_environment_ends_the_job_before_a_rank_starts(
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE_S,
     )
     assert done.returncode != 0
     assert "error: preflight: versions: torch differs: " in done.stderr

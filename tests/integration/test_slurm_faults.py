@@ -190,8 +190,8 @@ def test_scancel_leaves_no_process_though_a_rank_does_not_listen(
     cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
     job = struck["cancelled"]
-    assert cluster.wait(job.number, 60)["JobState"] == "CANCELLED"
-    wait_until(lambda: not processes_of(job.run), 30)
+    assert cluster.wait(job.number)["JobState"] == "CANCELLED"
+    wait_until(lambda: not processes_of(job.run))
 
 
 def test_ranks_on_a_node_that_is_cut_off_publish_nothing_beside_their_successors(
@@ -236,7 +236,7 @@ def test_somebody_without_rights_queues_a_job_again_without_its_node(cluster: Cl
         script, output = folder / "job.sh", folder / "output"
         script.write_text(REQUEUE.format(checkout=CHECKOUT, python=open_python(), output=output))
         number = cluster.type(*WITHOUT_RIGHTS, "sbatch", "--parsable", str(script)).strip()
-        job = cluster.wait(number, 60)
+        job = cluster.wait(number)
         assert "refused: []" in output.read_text()
         assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
         assert job["ExcNodeList"] not in ("(null)", job["BatchHost"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster.agent import run_node
 from cluster.exit_codes import ExitCode
-from cluster.rendezvous import local_node
 from cluster.run_folder import RunFolder
+from tests.conftest import PATIENCE_S
+from tests.integration.forked_agent import fork_agent
 
 MODES: dict[str, dict[str, Any]] = {
     "plain": {"zero": {"stage": 0}},
@@ -34,7 +34,8 @@ def test_no_mode_of_memory_or_speed_changes_the_losses(
     run = RunFolder(tmp_path)
     number = run.begin_attempt()
     command = [sys.executable, "-m", "tests.integration.speed_on_ranks"]
-    code = run_node(run, number, local_node(2), [*command, str(tmp_path / "modes.json")])
+    agent = fork_agent(run, number, 2, [*command, str(tmp_path / "modes.json")])
+    code = agent.wait(PATIENCE_S)
     log = run.attempt(number).rank_log(0).read_text()
     assert code == ExitCode.DONE, log
     lines = [json.loads(line) for line in log.splitlines() if line.startswith('{"mode"')]

@@ -7,8 +7,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, published_steps, verify
-from tests.conftest import wait_until
-from tests.integration.forked_ranks import fork_ranks, start_forkserver
+from tests.conftest import PATIENCE_S, wait_until
+from tests.integration.forked_ranks import fork_ranks
+from tests.integration.forkserver import start_forkserver
 
 
 def test_ranks_that_come_back_after_their_successors_publish_nothing(
@@ -28,7 +29,7 @@ def come_back(
     context: ForkServerContext, run: RunFolder, lost: Sequence[ForkServerProcess]
 ) -> None:
     """Hold up the lost ranks until others have done the rest."""
-    wait_until(lambda: bool(published_steps(run.checkpoints)), 120)
+    wait_until(lambda: bool(published_steps(run.checkpoints)))
     for rank in lost:
         assert rank.pid
         os.kill(rank.pid, signal.SIGSTOP)
@@ -36,7 +37,7 @@ def come_back(
 
     run.recipe.write_text(run.recipe.read_text().replace("100000", str(last)))
     for rank in fork_ranks(context, run):
-        rank.join(120)
+        rank.join(PATIENCE_S)
         assert rank.exitcode == ExitCode.DONE, run.attempt(1).rank_log(0).read_text()
     after = ["LATEST", f"step-{last:08d}"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == after
@@ -45,7 +46,7 @@ def come_back(
         assert rank.pid
         os.kill(rank.pid, signal.SIGCONT)
     for rank in lost:
-        rank.join(120)
+        rank.join(PATIENCE_S)
     logs = [run.attempt(0).rank_log(number).read_text() for number in range(len(lost))]
     told = [log for log in logs if f"error: attempt 0 of {run.root} was superseded by" in log]
     assert told, logs

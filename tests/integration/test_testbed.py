@@ -54,5 +54,5 @@ def who_is_there(testbed: Popen[str]) -> list[set[str]]:
         wait_until(lambda: len(processes_about(slurm_conf)) >= before + 3)
     finally:
         testbed.kill()
-    wait_until(lambda: not slurm_conf.parent.exists() and not processes_about(slurm_conf), 20)
+    wait_until(lambda: not slurm_conf.parent.exists() and not processes_about(slurm_conf))
     return [set(column) for column in zip(*map(str.split, lines), strict=True)]

@@ -32,16 +32,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "zero2-lora": {"zero": {"stage": 2}, **LORA},
     "zero3-full": {"zero": {"stage": 3}},
 }
-STEPS = {"steps": 20, "save_every": 5}
+STEPS = {"steps": 10, "save_every": 2}
 
 
 @pytest.fixture
-def undisturbed(make_run: MakeRun, start_ranks: StartRanks) -> Callable[[str], dict[int, float]]:
+def undisturbed(make_run: MakeRun, fork_ranks: StartRanks) -> Callable[[str], dict[int, float]]:
     """The losses of a run of this kind that nothing disturbs."""
 
     def losses(kind: str) -> dict[int, float]:
         if kind not in _undisturbed:
-            ranks = start_ranks(make_run(f"undisturbed-{kind}", **STEPS, **KINDS[kind]))
+            ranks = fork_ranks(make_run(f"undisturbed-{kind}", **STEPS, **KINDS[kind]))
             assert ranks.wait() == ExitCode.DONE, ranks.log()
             _undisturbed[kind] = ranks.losses()
         return _undisturbed[kind]
@@ -54,23 +54,23 @@ def test_a_killed_run_goes_on_with_the_losses_of_one_that_was_not(
     kind: str,
     undisturbed: Callable[[str], dict[int, float]],
     make_run: MakeRun,
-    start_ranks: StartRanks,
+    fork_ranks: StartRanks,
 ) -> None:
     run = make_run("killed", **STEPS, **KINDS[kind])
-    killed, resumed = kill_and_resume(start_ranks, run, after=5)
+    killed, resumed = kill_and_resume(fork_ranks, run, after=2)
     (record,) = killed.attempt.node_records()
     assert record["first_failed_rank"] == 1
     assert record["ranks"][1]["signal"] == "SIGKILL"
     expected = undisturbed(kind)
-    assert sorted(expected) == list(range(1, 21))
+    assert sorted(expected) == list(range(1, 11))
     assert killed.losses() | resumed.losses() == expected
     assert all(expected[step] == loss for step, loss in killed.losses().items())
 
 
 def test_zero_stages_and_batch_splits_compute_the_same_losses(
-    undisturbed: Callable[[str], dict[int, float]], make_run: MakeRun, start_ranks: StartRanks
+    undisturbed: Callable[[str], dict[int, float]], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
-    whole = start_ranks(make_run("whole", steps=5, micro_batch=4, zero={"stage": 1}))
+    whole = fork_ranks(make_run("whole", steps=5, micro_batch=4, zero={"stage": 1}))
     assert whole.wait() == ExitCode.DONE, whole.log()
     by_kind = [list(undisturbed(kind).values())[:5] for kind in ("zero0-full", "zero3-full")]
     np.testing.assert_allclose(by_kind[0], by_kind[1], rtol=1e-5)
@@ -79,19 +79,19 @@ def test_zero_stages_and_batch_splits_compute_the_same_losses(
 
 @pytest.mark.parametrize(("stage", "lora"), [(0, {}), (2, LORA), (3, {})])
 def test_bf16_trains_with_and_without_zero(
-    stage: int, lora: dict[str, Any], make_run: MakeRun, start_ranks: StartRanks
+    stage: int, lora: dict[str, Any], make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
-    ranks = start_ranks(make_run(steps=2, precision="bf16", **lora, zero={"stage": stage}))
+    ranks = fork_ranks(make_run(steps=2, precision="bf16", **lora, zero={"stage": stage}))
     assert ranks.wait() == ExitCode.DONE, ranks.log()
     assert all(math.isfinite(loss) for loss in ranks.losses().values())
     assert len(ranks.losses()) == 2
 
 
 def test_a_stop_is_saved_at_the_next_step_and_resumed_from_there(
-    make_run: MakeRun, start_ranks: StartRanks
+    make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     run = make_run(steps=500, save_every=500)
-    ranks = start_ranks(run)
+    ranks = fork_ranks(run)
     ranks.wait_for_step(3)
     run.request_stop("the test")
     assert ranks.wait() == ExitCode.STOPPED
@@ -100,21 +100,21 @@ def test_a_stop_is_saved_at_the_next_step_and_resumed_from_there(
     assert verify(folder)["step"] == stopped_at
 
     run.clear_stop_request()
-    resumed = start_ranks(run)
+    resumed = fork_ranks(run)
     resumed.wait_for_step(stopped_at + 1)
     assert min(resumed.losses()) == stopped_at + 1
 
 
 def test_a_spoilt_checkpoint_is_passed_over_and_named_and_never_started_over(
-    make_run: MakeRun, start_ranks: StartRanks
+    make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     run = make_run()
-    whole = start_ranks(run)
+    whole = fork_ranks(run)
     assert whole.wait() == ExitCode.DONE
     spoilt = run.checkpoint(4) / "rank-0001.safetensors"
     spoilt.write_bytes(spoilt.read_bytes()[:-1])
 
-    resumed = start_ranks(run)
+    resumed = fork_ranks(run)
     assert resumed.wait() == ExitCode.DONE
     assert resumed.losses() == {step: whole.losses()[step] for step in (3, 4)}
     (start,) = resumed.events("start")
@@ -123,17 +123,17 @@ def test_a_spoilt_checkpoint_is_passed_over_and_named_and_never_started_over(
 
     for _, folder in published_steps(run.checkpoints):
         (folder / "rank-0000.safetensors").unlink()
-    refused = start_ranks(run)
+    refused = fork_ranks(run)
     assert refused.wait() == ExitCode.BAD_INPUT
     assert "error: no checkpoint in" in refused.log()
     assert "Traceback" not in refused.log()
 
 
 def test_a_full_export_is_a_diffusers_folder_that_gives_the_trainers_pictures(
-    make_run: MakeRun, start_ranks: StartRanks
+    make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     run = make_run(zero={"stage": 3}, preview=PREVIEW, objective={"prediction": "epsilon"})
-    ranks = start_ranks(run)
+    ranks = fork_ranks(run)
     assert ranks.wait() == ExitCode.DONE, ranks.log()
 
     pipeline = StableDiffusionPipeline.from_pretrained(run.export(4), safety_checker=None)
@@ -143,10 +143,10 @@ def test_a_full_export_is_a_diffusers_folder_that_gives_the_trainers_pictures(
 
 
 def test_a_lora_export_loads_with_its_alpha_and_gives_the_trainers_pictures_and_curves(
-    tiny_model: Path, make_run: MakeRun, start_ranks: StartRanks
+    tiny_model: Path, make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     run = make_run(zero={"stage": 3}, **LORA, preview=PREVIEW, optim={"lr": 0.05})
-    ranks = start_ranks(run)
+    ranks = fork_ranks(run)
     assert ranks.wait() == ExitCode.DONE, ranks.log()
 
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
@@ -166,7 +166,7 @@ def test_a_lora_export_loads_with_its_alpha_and_gives_the_trainers_pictures_and_
 
 
 def test_an_unreadable_sample_is_passed_over_counted_and_named(
-    shards: Path, tmp_path: Path, make_run: MakeRun, start_ranks: StartRanks
+    shards: Path, tmp_path: Path, make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(shards, broken)
@@ -176,7 +176,7 @@ def test_an_unreadable_sample_is_passed_over_counted_and_named(
         shard.seek(offset)
         shard.write(b"\0" * size)
     run = make_run(data={"path": str(broken)}, steps=8)  # the whole epoch
-    ranks = start_ranks(run)
+    ranks = fork_ranks(run)
     assert ranks.wait() == ExitCode.DONE, ranks.log()
     logs = ranks.log(0) + ranks.log(1)
     assert logs.count("passed over a sample that cannot be read: broken/00000.tar:000000017") == 1
@@ -202,7 +202,7 @@ def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def test_a_run_ends_early_once_its_validation_loss_no_longer_falls(
-    make_run: MakeRun, start_ranks: StartRanks
+    make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     nothing_learnt = {"lr": 1e-12}
     run = make_run(
@@ -212,7 +212,7 @@ def test_a_run_ends_early_once_its_validation_loss_no_longer_falls(
         validation={"samples": 4, "timesteps": 2, "every": 2},
         early_stop={"patience": 2},
     )
-    ranks = start_ranks(run)
+    ranks = fork_ranks(run)
     assert ranks.wait() == ExitCode.DONE, ranks.log()
     assert max(ranks.losses()) == 4  # measured after steps 0, 2 and 4
     (event,) = ranks.events("early_stop")
@@ -222,16 +222,16 @@ def test_a_run_ends_early_once_its_validation_loss_no_longer_falls(
     board = EventAccumulator(str(run.tensorboard / "train")).Reload()
     assert {"validation/loss", "validation/loss_t0250"} <= set(board.Tags()["scalars"])
 
-    again = start_ranks(run)
+    again = fork_ranks(run)
     assert again.wait() == ExitCode.DONE
     assert again.losses() == {}  # it stays ended
 
 
 def test_a_loss_that_is_not_finite_names_its_step_its_samples_and_what_to_go_on_from(
-    make_run: MakeRun, start_ranks: StartRanks
+    make_run: MakeRun, fork_ranks: StartRanks
 ) -> None:
     run = make_run(steps=50, save_every=1, optim={"lr": 1e30, "clip_norm": 0})
-    ranks = start_ranks(run, ranks=1)
+    ranks = fork_ranks(run, ranks=1)
     assert ranks.wait() == ExitCode.DO_NOT_RESTART
     (line,) = [line for line in ranks.log().splitlines() if line.startswith("error: ")]
     assert re.search(r"the loss of step 2 is (nan|inf); its samples: words/0000\d\.tar:0", line)
