@@ -14,15 +14,16 @@ from cluster.ray.node import answers, ray_part, token_variables
 from cluster.rendezvous import Node
 
 POLL_S = 1.0
+FINDS_WITHIN_S = 120.0  # on NFS a listing may be a minute old
 # How a head may end that another one follows.
 FARM_GOES_ON = (ExitCode.STOPPED, ExitCode.RETRY_ELSEWHERE)
 
 
 def take_part(node: Node, heads: Heads, command: Sequence[str]) -> int:
     """Lead the run's farm, which `command` is, when no other job does; how the farm ended."""
-    head = heads.newest()
+    before, head = None, heads.newest()
     if head is None or heads.is_over(head):  # also by a farm that was done before we came
-        head = heads.follow(head)
+        before, head = head, heads.follow(head)
     said = None
     while head.life != heads.ours:
         if head.life != said:
@@ -31,17 +32,18 @@ def take_part(node: Node, heads: Heads, command: Sequence[str]) -> int:
         if head.code is not None and head.code not in FARM_GOES_ON:
             return head.code
         if heads.is_over(head):
-            head = heads.follow(head)
+            before, head = head, heads.follow(head)
         else:
             time.sleep(POLL_S)
             head = heads.newest() or head
-    return _lead(node, heads, head, command)
+    return _lead(node, heads, head, before, command)
 
 
-def _lead(node: Node, heads: Heads, head: Head, command: Sequence[str]) -> int:
+def _lead(node: Node, heads: Heads, head: Head, before: Head | None, command: Sequence[str]) -> int:
     """Be the head, and run the farm on it; nothing of either is left when the record says so."""
     code: int = ExitCode.STOPPED  # unless it comes to its end: we are told to leave
     try:
+        _await_end(before)
         token = heads.new_token(head)
         with ray_part(node, None, token) as (ray, address):
             head = heads.note(head, address=address)
@@ -58,6 +60,16 @@ def _lead(node: Node, heads: Heads, head: Head, command: Sequence[str]) -> int:
         heads.forget_token(head)
         heads.note(head, code=code)
     return code
+
+
+def _await_end(head: Head | None) -> None:
+    """Wait for a head that SLURM had lost to find ours, and end: two farms do not go together."""
+    deadline = time.monotonic() + FINDS_WITHIN_S
+    while head and head.code is None and head.address and answers(head.address):
+        if time.monotonic() > deadline:
+            print(f"the head at {head.address} does not end: going on beside it", flush=True)
+            break
+        time.sleep(POLL_S)
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +58,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
 
     def are(happening: Callable[[], object]) -> None:
         rest = iter([happening])
-        monkeypatch.setattr(lead.time, "sleep", lambda _: next(rest, lambda: None)())
+        ours = SimpleNamespace(sleep=lambda _: next(rest, lambda: None)(), monotonic=time.monotonic)
+        monkeypatch.setattr(lead, "time", ours)  # not that of all modules
 
     return are
 
@@ -166,3 +169,25 @@ def test_a_job_that_slurm_had_lost_ends_when_another_leads(
     naps(lambda: others.follow(heads.newest()))
     with pytest.raises(Superseded, match="job 17 has taken over the farm from job 18"):
         take_part(NODE, heads, python("import time; time.sleep(60)"))
+
+
+def test_a_farm_begins_once_the_head_that_slurm_had_lost_has_found_that_out(
+    others: Heads,
+    heads: Heads,
+    rays: list[object],
+    naps: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As where its slurmd died: its job is queued again, while it goes on on its node.
+    lost = others.note(others.follow(None), address="n9:20000")
+    monkeypatch.setattr(heads, "is_over", lambda head: head.life == others.ours)
+    alive, waited = {lost.address, ADDRESS}, []
+
+    def end_the_lost() -> None:
+        waited.append(len(rays))
+        alive.remove(lost.address)
+
+    monkeypatch.setattr(lead, "answers", alive.__contains__)
+    naps(end_the_lost)
+    assert take_part(NODE, heads, python("")) == ExitCode.DONE
+    assert (waited, len(rays)) == ([0], 1)

@@ -2,9 +2,11 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,7 +58,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise Tired
             happening()
 
-        monkeypatch.setattr(on_slurm.time, "sleep", sleep)
+        ours = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+        monkeypatch.setattr(on_slurm, "time", ours)  # not that of all modules
 
     return are
 

@@ -13,11 +13,14 @@ from cluster.ranks.processes import kill_session
 from launcher.slurm.farm import BODY
 from tests.conftest import wait_until
 
-GOES_ON = "touch going; exec sleep 60"
+GOES_ON = "exec sleep 60"
 # As cluster.ray.on_slurm does when it is told to: in its own time.
-LEAVES = (
-    f"trap 'sleep 0.2; touch left; exit {ExitCode.STOPPED:d}' TERM; touch going; sleep 60 & wait"
-)
+LEAVES = f"""\
+trap 'sleep 0.2; touch left; exit {ExitCode.STOPPED:d}' TERM
+touch leads
+sleep 60 &
+wait
+"""
 # The job's Python, by what it is asked: each `python -m …` is a file with its script.
 PYTHON = """\
 #!/bin/bash
@@ -91,7 +94,7 @@ def test_a_job_whose_time_is_nearly_up_is_queued_again_once_its_farm_has_left(
     start: Callable[..., Job],
 ) -> None:
     job = start(farm=LEAVES)
-    wait_until((job.folder / "going").exists)
+    wait_until((job.folder / "leads").exists)
     job.process.send_signal(signal.SIGUSR1)
     assert job.is_queued_again
     assert (job.folder / "left").exists()
@@ -101,7 +104,7 @@ def test_a_job_that_is_ended_lets_its_farm_leave_and_is_not_queued_again(
     start: Callable[..., Job],
 ) -> None:
     job = start(farm=LEAVES)
-    wait_until((job.folder / "going").exists)
+    wait_until((job.folder / "leads").exists)
     job.process.terminate()
     assert (job.code, job.is_queued_again) == (128 + signal.SIGTERM, False)
     assert (job.folder / "left").exists()
@@ -110,7 +113,7 @@ def test_a_job_that_is_ended_lets_its_farm_leave_and_is_not_queued_again(
 def test_a_job_that_is_preempted_is_queued_again_however_often_it_was(
     start: Callable[..., Job],
 ) -> None:
-    asked_to_end = f"while [ ! -e going ]; do :; done; exit {ExitCode.STOPPED:d}"
+    asked_to_end = f"while [ ! -e leads ]; do :; done; exit {ExitCode.STOPPED:d}"
     job = start(farm=LEAVES, nodes=asked_to_end, restarts=99)
     assert job.is_queued_again
     assert (job.folder / "left").exists()
