@@ -47,6 +47,7 @@ class RunFolder:
         self.exports = self.root / "exports"
         self.tensorboard = self.root / "tensorboard"
         self.evaluations = self.root / "eval"
+        self.farm_heads = self.evaluations / "heads"
 
     @classmethod
     def existing(cls, root: str | Path) -> "RunFolder":
@@ -87,10 +88,6 @@ class RunFolder:
     def evaluation(self, suite: str) -> Path:
         """Ledger, images and report of one suite."""
         return self.evaluations / suite
-
-    def farm_head(self, job: str) -> Path:
-        """Where the nodes of a farm's job find the head of its Ray."""
-        return self.evaluations / f"ray-{job}.json"
 
     def verdict(self, suite: str) -> Path:
         """A suite's numbers by step, as the trainer reads them: to stop early, to keep the best."""

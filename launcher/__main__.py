@@ -13,11 +13,12 @@ from cluster.config import add_set_option, build, describe, read_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
 from cluster.run_folder import RunFolder, read_json
+from cluster.slurm.run_job import is_on_slurm
 from launcher.dry_run import show, show_sweep
 from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
-from launcher.run_state import is_on_ray, is_on_slurm, run_state
+from launcher.run_state import is_on_ray, run_state
 from launcher.runs import runs_at, runs_below, short_names
 from launcher.start import STARTS, go_on_here
 from launcher.sweep import sweep_of
@@ -300,7 +301,8 @@ def stop(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{arguments.run} is {state}: `{own_command()} cancel {arguments.run}` ends its job"
         )
-    if state not in ("running", "stopping"):
+    waits = state == "restarting" and is_on_ray(read_json(run.state))
+    if state not in ("running", "stopping") and not waits:
         raise ValueError(f"{arguments.run} is not running: it is {state}")
     run.request_stop("letterpress stop")
     shows = f"`{own_command()} logs -f {run.root}` shows it do so"

@@ -32,7 +32,7 @@ def network_is_here(name: str) -> bool:
         return bool(Path(name).suffix) and (torch_cache() / name).is_file()
     if "" in (owner, *rest):
         return False
-    snapshot = _main_snapshot(f"{owner}/{rest[0]}")
+    snapshot = main_snapshot(f"{owner}/{rest[0]}")
     if snapshot is None:
         return False
     if len(rest) > 1:
@@ -45,20 +45,12 @@ def cached_folder(model: str) -> Path | None:
 
     A download that was begun is not enough: the file that lists the parts is there.
     """
-    return next((path for path in snapshots(model) if (path / INDEX).is_file()), None)
+    snapshot = main_snapshot(model)
+    return snapshot if snapshot and (snapshot / INDEX).is_file() else None
 
 
-def snapshots(model: str) -> list[Path]:
-    """What is in the cache of a hub name, that of its main branch first."""
-    main = _main_snapshot(model)
-    return [*([main] if main else []), *sorted(_repository(model).glob("snapshots/*"))]
-
-
-def _main_snapshot(name: str) -> Path | None:
-    """The only one that the trainer takes a network from."""
-    main = _repository(name) / "refs" / "main"
-    return main.parents[1] / "snapshots" / main.read_text().strip() if main.is_file() else None
-
-
-def _repository(name: str) -> Path:
-    return hub_cache() / f"models--{name.replace('/', '--')}"
+def main_snapshot(name: str) -> Path | None:
+    """What is in the cache of a hub name's main branch, the only one that the trainer takes."""
+    repository = hub_cache() / f"models--{name.replace('/', '--')}"
+    main = repository / "refs" / "main"
+    return repository / "snapshots" / main.read_text().strip() if main.is_file() else None

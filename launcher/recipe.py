@@ -29,6 +29,14 @@ class RanksConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """What kind of Ray the run is for (`submit --on ray`)."""
+
+    grows: bool = False
+    """Whether it starts nodes when they are asked for; then the run waits for what is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run: what is trained, on how many ranks, and how its checkpoints are scored."""
 
@@ -40,6 +48,7 @@ class Recipe:
     """Scoring while it trains; null: none."""
     slurm: SlurmConfig | None = None
     """How SLURM is asked for nodes (`submit --on slurm`); null: as the site's file says."""
+    ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):

@@ -1,11 +1,12 @@
 #!/bin/bash
-# Score every checkpoint of a run while it trains, by a Ray over any number of nodes:
+# Score every checkpoint of a run while it trains, by a Ray over any number of nodes and jobs:
 #
 #     sbatch --nodes=3 slurm/evalfarm.sh runs/mini
+#     sbatch --array=0-7 slurm/evalfarm.sh runs/mini    # or one now, more later: they join the first
 #
 # from the checkout, on a login node. The recipe's eval section says what is scored and by how many
-# actors. Flags of sbatch win over the lines below. The farm may be killed, preempted and lose nodes at
-# any moment: what is done stands in the run folder. It ends when the run has, or by scancel.
+# actors. Flags of sbatch win over the lines below. The jobs may be killed, preempted and lose nodes
+# at any moment: what is done stands in the run folder. They end when the run has, or by scancel.
 
 #SBATCH --job-name=evalfarm
 #SBATCH --nodes=1
@@ -35,51 +36,38 @@ RUN=$(realpath "${1:?say which run, as in sbatch slurm/evalfarm.sh runs/mini}")
 cd "$RUN/code"
 export PYTHONPATH="$RUN/code"
 
-# Nobody who does not know this can join our Ray or give it work, whoever else is on the nodes.
-RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
-unset RAY_ADDRESS # that of another Ray, if the submitting shell had one
-
 # srun has not passed --cpus-per-task on since 22.05; without this each node gives Ray one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
-# When the time is up, queue again and go on from there; SLURM ends all that this job still does.
-trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
+# The first of the run's farm jobs leads: here it starts the head of their Ray, and on that the
+# farm. The others wait for their turn, should it be lost. In the background, for bash runs no trap
+# while it waits for a command in the foreground.
+"$PYTHON" -m cluster.ray.on_slurm lead "$RUN" -- "$PYTHON" -m evalfarm watch --run "$RUN" &
+FARM=$!
 
-# A part of Ray on each node: the head on the first, which this script runs on as well. None takes
-# the others along, whether its node dies or it fails.
+# When the time is up it leaves, with 85; when the job is ended, too, so that another may lead.
+trap 'kill "$FARM" || true' USR1
+trap 'kill "$FARM" || true; wait "$FARM" || true; exit 143' TERM
+
+# A part of Ray on each node, which joins the head, whichever job has it. None takes the others
+# along, whether its node dies or it fails.
 srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
 NODES=$!
 
-# The farm starts as soon as the head answers, and grows with every node that joins.
-farm() {
-    RAY_ADDRESS=$("$PYTHON" -m cluster.ray.on_slurm address "$RUN") || return
-    export RAY_ADDRESS
-    "$PYTHON" -m evalfarm watch --run "$RUN"
-}
-
-# In the background, for bash runs no trap while it waits for a command in the foreground. Until
-# either ends, as no farm goes on without Ray; `wait -n` would overlook what has ended before it.
-farm &
-FARM=$!
+# Until either ends; `wait -n` would overlook what has ended before it.
 while kill -0 "$FARM" 2>/dev/null && kill -0 "$NODES" 2>/dev/null; do
     sleep 1 &
-    wait $!
+    wait $! || true # a trap ends it early
 done
 CODE=0
-if kill -0 "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
+if kill "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
 wait "$ENDED" || CODE=$?
+wait "$FARM" || true
 
-# 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
-# Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
-case $CODE in
-0) ;;
-85) exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN" ;;
-*) "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$? ;;
-esac
-
-# 75: the machine is to blame. Elsewhere it may go well, but not without end.
-[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
+# 85: the time is up, or SLURM gives the nodes to others: queue again and wait for room. 75: the
+# machine is to blame. Elsewhere it may go well, but not without end.
+if [ "$CODE" = 85 ] || { [ "$CODE" = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; }; then
     exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
+fi
 
 exit "$CODE" # and SLURM ends the nodes' parts of Ray

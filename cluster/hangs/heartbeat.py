@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ranks.leftovers import NODE
-from cluster.run_folder import AttemptFolder, read_json, write_json
+from cluster.run_folder import AttemptFolder, RunFolder, read_json, write_json
 
 BEAT_EVERY_S = 0.5
+SILENT_S = 60.0
 # In the order in which a rank comes to them: at one step, whoever is in an earlier one is behind.
 PHASES = ("start", "load", "train", "validate", "save", "ended")
 
@@ -64,3 +65,18 @@ class Heartbeat:
 def read_heartbeats(attempt: AttemptFolder) -> list[dict[str, Any]]:
     """The last beat of every rank that has given one, by rank."""
     return [read_json(path) for path in sorted((attempt.root / "heartbeat").glob("rank-*.json"))]
+
+
+def main_beat(run: RunFolder) -> dict[str, Any] | None:
+    """What the first rank of the newest attempt is doing, if it has said so."""
+    number = run.last_attempt()
+    if number is None:
+        return None
+    path = run.attempt(number).heartbeat(0)
+    return dict(read_json(path)) if path.exists() else None
+
+
+def beats(run: RunFolder) -> bool:
+    """Whether that rank has been heard of in the last minute."""
+    beat = main_beat(run)
+    return beat is not None and time.time() - beat["time"] < SILENT_S

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from cluster.run_folder import RunFolder
 
 GRACE_S = 15.0  # after one node has failed: the others' agents end their ranks within 5 s
 ENDS_S = 5.0  # for an agent to end its ranks and to record that
-LOOK_EVERY_S = 1.0  # whether nodes are drained
+LOOK_EVERY_S = 1.0  # whether nodes are drained, or a run that waits is stopped
+NODE_DIES_S = 60.0  # from an agent's silence until Ray takes its node for dead: 15 s and more
 SAY_EVERY_S = 30.0  # that there is no room yet
 
 
@@ -72,18 +74,18 @@ class Loss:
 
 
 @contextmanager
-def seated(room: Room) -> Iterator[Seats]:
-    """Wait until there is room, and hold it; whatever runs there ends with this context."""
-    import ray
+def seated(room: Room, is_stopped: Callable[[], bool]) -> Iterator[Seats | None]:
+    """Wait until there is room, and hold it; whatever runs there ends with this context.
+
+    None if the run is stopped before there is room.
+    """
     from ray.util.placement_group import placement_group, remove_placement_group
 
     bundles, labels = [room.bundle] * room.nodes, [selector(room)] * room.nodes
     group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=labels)
     try:
         seats = None
-        while seats is None:
-            while not ray.wait([group.ready()], timeout=SAY_EVERY_S)[0]:
-                print(f"waiting until {room.nodes} nodes have {room} free", flush=True)
+        while seats is None and _await_room(room, group, is_stopped):
             seats = _sit(room, group)
         yield seats
     finally:
@@ -138,8 +140,18 @@ def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
             # The end of a node that was announced explains nothing: STOP says why.
             words += [] if node.id in drained else str(error).splitlines()
         patience_s = min(patience_s, GRACE_S) if failed else patience_s
-    alive = {node.id for node in live_nodes()}
+    alive = _await_death(lost)
     return Loss(hosts=tuple(n.name for n in lost if n.id not in alive), words=tuple(words))
+
+
+def _await_death(lost: Sequence[RayNode]) -> set[str]:
+    """Give Ray time to take the nodes of lost agents for dead; the ids of all that live."""
+    deadline = time.monotonic() + NODE_DIES_S
+    while True:
+        alive = {node.id for node in live_nodes()}
+        if not any(node.id in alive for node in lost) or time.monotonic() > deadline:
+            return alive
+        time.sleep(LOOK_EVERY_S)
 
 
 def _obey_drain(run: RunFolder, nodes: Collection[RayNode]) -> set[str]:
@@ -158,6 +170,21 @@ def _end_agents(seats: Seats, ends: list[Any]) -> None:
     for actor in seats.actors:
         actor.end.remote()
     ray.wait(ends, num_returns=len(ends), timeout=ENDS_S)
+
+
+def _await_room(room: Room, group: Any, is_stopped: Callable[[], bool]) -> bool:
+    """Wait until a group has its nodes; False if the run is stopped before."""
+    import ray
+
+    said_s = float("-inf")
+    while not ray.wait([group.ready()], timeout=LOOK_EVERY_S)[0]:
+        if is_stopped():
+            return False
+        if time.monotonic() - said_s >= SAY_EVERY_S:
+            said_s = time.monotonic()
+            nodes = f"{room.nodes} nodes" if room.nodes > 1 else "a node"
+            print(f"waiting for {nodes} with {room} free", flush=True)
+    return True
 
 
 def _sit(room: Room, group: Any) -> Seats | None:

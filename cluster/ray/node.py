@@ -1,5 +1,6 @@
 """One node's part of a Ray over a SLURM job: how it is started, until it answers, and ended."""
 
+import contextlib
 import ipaddress
 import os
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cluster.ranks.processes import kill_session, start_session
 from cluster.ray.ports import Ports, plan_ports
 from cluster.ray.session import SETTINGS
 from cluster.rendezvous import Node, cores
+from cluster.slurm.nodes import nodes_of
 
 START_TIMEOUT_S = 120.0  # for a part of Ray to answer; 1 to 6 s on a quiet machine
 POLL_S = 0.1
@@ -24,20 +26,24 @@ REACH_S = 1.0
 
 
 @contextmanager
-def ray_part(node: Node, head: str | None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def ray_part(
+    node: Node, head: str | None, token: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """This node's part of Ray, and where it answers; it ends with us, however we end.
 
     `head` is where it joins, None for the head itself. MachineFault if it does not come up.
     """
     # A short path: sockets lie below it, and their names may have 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="letterpress-ray-", dir="/tmp"))
-    ports = plan_ports(f"{os.environ['SLURM_JOB_ID']}:{node.name}", is_head=head is None)
-    address = f"{own_address(node)}:{ports.answers_at}"
+    what = "node" if head else "head"  # a node may have both
+    ports = plan_ports(f"{os.environ['SLURM_JOB_ID']}:{node.name}:{what}", is_head=head is None)
+    host = own_address(node, [head.rpartition(":")[0]] if head else neighbours(node))
+    address = f"{host}:{ports.answers_at}"
     ray = start_session(
         # Ray lets everybody write into its folder (ray 2.60); nobody gets through ours.
-        start_command(node, ports, head, folder / "r"),
+        [*start_command(host, ports, folder / "r"), *share(node, head)],
         log=folder / "start.log",
-        env={**SETTINGS, **os.environ, **ports.variables},
+        env={**SETTINGS, **os.environ, **ports.variables, **token_variables(token)},
         cwd=folder,
     )
     try:
@@ -49,35 +55,52 @@ def ray_part(node: Node, head: str | None) -> Iterator[tuple[subprocess.Popen[by
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_command(
-    node: Node,
-    ports: Ports,
-    head: str | None,
-    folder: Path,
-    environment: Mapping[str, str] = os.environ,
-) -> list[str]:
-    """How this node's part is started, with what is the job's of it: Ray would take the machine."""
-    where = [f"--address={head}"] if head else ["--head", "--include-dashboard=false"]
+def token_variables(token: str) -> dict[str, str]:
+    """What a program reads to be let into a Ray, or to let nobody else in."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
+def start_command(host: str, ports: Ports, folder: Path) -> list[str]:
+    """How a part of Ray is started, but for what it is a part of and what it gives."""
     return [
         # The one beside our interpreter: the job's PATH may name another.
-        *(str(Path(sys.executable).with_name("ray")), "start", "--block", *where),
-        *(f"--node-ip-address={own_address(node)}", f"--temp-dir={folder}", *ports.flags),
-        f"--num-cpus={environment.get('SLURM_CPUS_PER_TASK') or cores()}",
-        f"--num-gpus={node.ranks}",
+        *(str(Path(sys.executable).with_name("ray")), "start", "--block"),
+        *(f"--node-ip-address={host}", f"--temp-dir={folder}", *ports.flags),
     ]
 
 
-def own_address(node: Node) -> str:
-    """The address by which the other nodes reach this one; a node alone needs no other."""
+def share(node: Node, head: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What of the node is the job's, which a part that joins gives: Ray would take the machine.
+
+    The head gives nothing, for its job's nodes join it like any other.
+    """
+    if head is None:
+        return ["--head", "--include-dashboard=false", "--num-cpus=0", "--num-gpus=0"]
+    cpus = environment.get("SLURM_CPUS_PER_TASK") or cores()
+    return [f"--address={head}", f"--num-cpus={cpus}", f"--num-gpus={node.ranks}"]
+
+
+def neighbours(node: Node, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Nodes that may want to reach this one: the job's others, else the partition's."""
+    hosts = [host for host in node.hosts if host != node.name]
+    if hosts or _is_address(node.name):
+        return hosts
+    return [host for host in nodes_of(environment["SLURM_JOB_PARTITION"]) if host != node.name]
+
+
+def own_address(node: Node, others: Sequence[str]) -> str:
+    """The address by which the others reach this node; where there are none it needs no other."""
     if _is_address(node.name):
         return node.name
-    others = [host for host in node.hosts if host != node.name]
-    if not others:
-        return "127.0.0.1"
     # The side of us that looks towards them: a name may mean 127.0.1.1 on its own node. No packet.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((others[0], 9))
-        return str(probe.getsockname()[0])
+    for other in others:
+        with (
+            contextlib.suppress(OSError),  # nor has each an address: some are turned off
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
+        ):
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    return "127.0.0.1"
 
 
 def answers(address: str) -> bool:

@@ -57,7 +57,8 @@ def check_room(room: Room) -> None:
     if len(fit) < room.nodes:
         raise ValueError(
             f"the recipe asks for nodes with {room}: {room.nodes} of them, and of this Ray's "
-            f"{len(alive)} nodes {len(fit)} will do; set ranks.nodes, ranks.per_node"
+            f"{len(alive)} nodes {len(fit)} will do; set ranks.nodes, ranks.per_node, or ray.grows "
+            "if it will have more"
         )
     if room.nodes > 1:
         check_names([node.name for node in fit])

@@ -135,13 +135,16 @@ def _clear_codes(evidence: Evidence) -> Iterator[Verdict]:
 
 
 def _missing_nodes(evidence: Evidence) -> Iterator[Verdict]:
-    """Where some nodes tell how they ended, one that does not has died with its agent."""
+    """A node that does not tell how it ended: the scheduler has lost it too, or others tell."""
     missing, down = evidence.missing, evidence.facts.down_hosts
-    dead = [host for host in missing if host in down] or missing
-    if evidence.records and dead:
+    lost = [host for host in missing if host in down]
+    if lost:
+        words = f"{lost[0]} left no record of how it ended, and the scheduler has lost it"
+        yield Verdict(cause=Cause.HARDWARE, node=lost[0], evidence=words)
+    elif evidence.records and missing:
         others = evidence.records[0]["host"]
-        words = f"{dead[0]} left no record of how it ended, {others} did"
-        yield Verdict(cause=Cause.HARDWARE, node=dead[0], evidence=words)
+        words = f"{missing[0]} left no record of how it ended, {others} did"
+        yield Verdict(cause=Cause.HARDWARE, node=missing[0], evidence=words)
 
 
 def _scheduler(evidence: Evidence) -> Iterator[Verdict]:
@@ -160,7 +163,9 @@ def _silent_ends(evidence: Evidence) -> Iterator[Verdict]:
     speakers = {log.rank for log, _ in evidence.told}
     for record, rank in evidence.first_failed():
         if rank["signal"] not in (None, "SIGTERM") and rank["rank"] not in speakers:
-            yield _by_end(record, rank, Cause.UNKNOWN)
+            # Of a node that the scheduler has lost, what ended it may have left its agent a moment.
+            is_lost = record["host"] in evidence.facts.down_hosts
+            yield _by_end(record, rank, Cause.HARDWARE if is_lost else Cause.UNKNOWN)
 
 
 def _codes(evidence: Evidence) -> Iterator[Verdict]:

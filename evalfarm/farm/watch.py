@@ -18,6 +18,7 @@ from cluster.run_folder import (
     read_manifest,
     verify,
 )
+from cluster.slurm.run_job import how_it_was_lost
 from evalfarm.config import EvalConfig
 from evalfarm.farm.actors import start_pools, wait_for_room
 from evalfarm.farm.driver import Farm
@@ -30,12 +31,12 @@ BASE_NAME = "base"
 
 
 def watch(config: EvalConfig, run: RunFolder, *, retry_failed: bool = False) -> None:
-    """Score the exports of a run as they are published, until the last one is scored."""
+    """Score the exports of a run as they are published, until no further one will come."""
     farm_here = _farm(config, run.evaluations, run.tensorboard, retry_failed)
     with farm_here as farm, progress_display(run.evaluations) as show:
         known: set[int] = set()
         while True:
-            ended = _has_ended(run)
+            ended = _has_ended(run) or (farm.idle and _was_lost(run))
             for step, export in published_steps(run.exports):
                 if step not in known:
                     known.add(step)
@@ -108,3 +109,11 @@ def _has_ended(run: RunFolder) -> bool:
     if steps and read_manifest(steps[-1][1]).get("final"):
         return True
     return run.state.exists() and bool(read_json(run.state).get("outcome"))
+
+
+def _was_lost(run: RunFolder) -> bool:
+    """Whether SLURM has ended the training without a word of its own, as by `scancel`."""
+    lost = how_it_was_lost(run)
+    if lost:
+        log.warning("%s: no further export will come; `letterpress resume` goes on", lost)
+    return lost is not None

@@ -4,7 +4,7 @@ from functools import cache
 from math import prod
 from pathlib import Path
 
-from launcher.hub import snapshots
+from launcher.hub import main_snapshot
 from launcher.plan.blocks import below
 from launcher.plan.headers import Shapes, read_network
 from launcher.plan.terms import FP32, LINES, Judges, recogniser
@@ -52,8 +52,8 @@ def reward_judges(config: TrainConfig) -> Judges:
 def _clip(name: str, given: str | None) -> Judges:
     if given is None:
         return _not_counted(name, f"train.reward.networks.{CLIPS[name]} is not set")
-    folder = next((f for f in (Path(given), *snapshots(given)) if f.is_dir()), None)
-    if folder is None:
+    folder = Path(given) if Path(given).is_dir() else main_snapshot(given)
+    if folder is None or not folder.is_dir():
         return _not_counted(name, f"{given} is not on this machine")
     try:
         shapes = _shapes_in(folder)

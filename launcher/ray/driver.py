@@ -54,7 +54,8 @@ def drive(run: RunFolder) -> int:
 
 def _train_and_score(recipe: Recipe, run: RunFolder) -> int:
     """Samples, attempts until none may follow, and the farm beside them; the exit code of all."""
-    check_room(room_of(recipe, run))
+    if not recipe.ray.grows:
+        check_room(room_of(recipe, run))
     code = _make_samples(recipe, run)
     with _farm(recipe, run) as farm:
         if code == ExitCode.DONE:
@@ -69,7 +70,10 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
     """Attempt until one is not to be followed by another; its exit code."""
     while True:
         asked = time.time()
-        with seated(room_of(recipe, run)) as seats:
+        run.clear_stop_request()  # one that is made from here on is for this wait
+        with seated(room_of(recipe, run), run.stop_request.exists) as seats:
+            if seats is None or run.stop_request.exists():
+                return ExitCode.STOPPED
             number = begin_attempt(
                 run,
                 backend="ray",

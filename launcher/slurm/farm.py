@@ -1,4 +1,4 @@
-"""The farm of a run on SLURM: a job of its own, queued once beside the training's."""
+"""The farm of a run on SLURM: a job of its own, or several, queued once beside the training's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,52 +17,39 @@ BODY = """\
 cd "$RUN/code"
 export PYTHONPATH="$RUN/code"
 
-# Nobody who does not know this can join our Ray or give it work, whoever else is on the nodes.
-RAY_AUTH_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_hex(32))')
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
-unset RAY_ADDRESS # that of another Ray, if the submitting shell had one
-
 # srun has not passed --cpus-per-task on since 22.05; without this each node gives Ray one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
-# When the time is up, queue again and go on from there; SLURM ends all that this job still does.
-trap 'exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"' USR1
+# The first of the run's farm jobs leads: here it starts the head of their Ray, and on that the
+# farm. The others wait for their turn, should it be lost. In the background, for bash runs no trap
+# while it waits for a command in the foreground.
+"$PYTHON" -m cluster.ray.on_slurm lead "$RUN" -- "$PYTHON" -m evalfarm watch --run "$RUN" &
+FARM=$!
 
-# A part of Ray on each node: the head on the first, which this script runs on as well. None takes
-# the others along, whether its node dies or it fails.
+# When the time is up it leaves, with 85; when the job is ended, too, so that another may lead.
+trap 'kill "$FARM" || true' USR1
+trap 'kill "$FARM" || true; wait "$FARM" || true; exit 143' TERM
+
+# A part of Ray on each node, which joins the head, whichever job has it. None takes the others
+# along, whether its node dies or it fails.
 srun --no-kill --kill-on-bad-exit=0 "$PYTHON" -m cluster.ray.on_slurm node "$RUN" &
 NODES=$!
 
-# The farm starts as soon as the head answers, and grows with every node that joins.
-farm() {
-    RAY_ADDRESS=$("$PYTHON" -m cluster.ray.on_slurm address "$RUN") || return
-    export RAY_ADDRESS
-    "$PYTHON" -m evalfarm watch --run "$RUN"
-}
-
-# In the background, for bash runs no trap while it waits for a command in the foreground. Until
-# either ends, as no farm goes on without Ray; `wait -n` would overlook what has ended before it.
-farm &
-FARM=$!
+# Until either ends; `wait -n` would overlook what has ended before it.
 while kill -0 "$FARM" 2>/dev/null && kill -0 "$NODES" 2>/dev/null; do
     sleep 1 &
-    wait $!
+    wait $! || true # a trap ends it early
 done
 CODE=0
-if kill -0 "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
+if kill "$FARM" 2>/dev/null; then ENDED=$NODES; else ENDED=$FARM; fi
 wait "$ENDED" || CODE=$?
+wait "$FARM" || true
 
-# 85: SLURM has asked Ray to end, to give the nodes to others: queue again and wait for room.
-# Else a farm whose Ray has ended under it does not know why; the head does, and says 75.
-case $CODE in
-0) ;;
-85) exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN" ;;
-*) "$PYTHON" -m cluster.ray.on_slurm address "$RUN" > /dev/null || CODE=$? ;;
-esac
-
-# 75: the machine is to blame. Elsewhere it may go well, but not without end.
-[ "$CODE" != 75 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ] ||
+# 85: the time is up, or SLURM gives the nodes to others: queue again and wait for room. 75: the
+# machine is to blame. Elsewhere it may go well, but not without end.
+if [ "$CODE" = 85 ] || { [ "$CODE" = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; }; then
     exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
+fi
 
 exit "$CODE" # and SLURM ends the nodes' parts of Ray
 """
@@ -90,7 +77,7 @@ def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
         if _goes_on(farm["number"]):
             return
         farm = None
-    farm = farm or {"token": new_token(), "number": None}
+    farm = farm or {"token": new_token(), "number": None, "jobs": recipe.slurm.farm.jobs}
     run.evaluations.mkdir(exist_ok=True)  # SLURM makes no folder for the job's output
     write_text(run.farm_script, farm_script(recipe, run.root))
     _note(run, farm)
@@ -110,14 +97,16 @@ def cancel_farm(run: RunFolder) -> None:
 
 
 def farm_job(state: dict[str, Any]) -> str | None:
-    """The number of the job that a run's farm is on; None if it has none of its own."""
+    """The number of the job, or array, that a run's farm is on; None if it has none of its own."""
     number = state.get("slurm_farm", {}).get("number")
     return None if number is None else str(number)
 
 
-def farm_output(run: RunFolder, number: str) -> Path:
-    """What the farm's job prints."""
-    return run.evaluations / f"slurm-{number}.out"
+def farm_output(run: RunFolder, state: dict[str, Any], task: str = "0") -> Path:
+    """What the farm's job prints, or of several one; `*` stands for all."""
+    farm = state["slurm_farm"]
+    of_task = f"_{task}" if farm.get("jobs", 1) > 1 else ""
+    return run.evaluations / f"slurm-{farm['number']}{of_task}.out"
 
 
 def _note(run: RunFolder, farm: dict[str, Any]) -> None:
@@ -125,14 +114,17 @@ def _note(run: RunFolder, farm: dict[str, Any]) -> None:
 
 
 def _goes_on(number: str) -> bool:
-    """Whether a job waits or runs."""
-    job = parse_squeue(own_jobs(SQUEUE_FORMAT)).get(number)
-    return job is not None and not job.has_ended
+    """Whether a job waits or runs, or a task of an array."""
+    jobs = parse_squeue(own_jobs(SQUEUE_FORMAT))
+    ours = [job for key, job in jobs.items() if key.partition("_")[0] == number]
+    return not all(job.has_ended for job in ours)
 
 
 def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Iterator[str]:
     """What the job asks for, as flags of sbatch."""
     yield f"--job-name={name}-farm"
+    if farm.jobs > 1:
+        yield f"--array=0-{farm.jobs - 1}"
     asked = {
         "partition": farm.partition or slurm.partition,
         "account": slurm.account,
@@ -144,5 +136,6 @@ def _flags(name: str, slurm: SlurmConfig, farm: FarmJobConfig, run: Path) -> Ite
     yield f"--cpus-per-task={farm.cpus_per_node}"
     yield time_flag(slurm)
     yield from ("--signal=B:USR1@60", "--no-kill", "--requeue", "--open-mode=append")
-    yield output_flag(farm_output(RunFolder(run), "%j"))
+    job = "%A_%a" if farm.jobs > 1 else "%j"
+    yield output_flag(RunFolder(run).evaluations / f"slurm-{job}.out")
     yield from farm.flags

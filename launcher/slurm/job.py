@@ -44,9 +44,10 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
     number = begin_attempt(
         run, backend="slurm", job=job, hosts=hosts, ranks_per_node=node.ranks, queued=queued
     )
-    if farm := farm_job(read_json(run.state)):
+    state = read_json(run.state)
+    if farm_job(state):
         link = run.attempt(number).farm_log  # one for all attempts: the farm lives through them
-        link.symlink_to(os.path.relpath(farm_output(run, farm), link.parent))
+        link.symlink_to(os.path.relpath(farm_output(run, state), link.parent))
     return number
 
 

@@ -16,13 +16,16 @@ WORD = re.compile(r"[^\s'\"\\#`$;<>]+")
 
 @dataclass(frozen=True, kw_only=True)
 class FarmJobConfig:
-    """The farm as a job of its own, which starts when the training has.
+    """The farm as jobs of its own, which start when the training has.
 
-    Account, hours and python are the training's. It may be preempted and lose nodes at any moment.
+    Account, hours and python are the training's. They may be preempted and lose nodes at any
+    moment.
     """
 
+    jobs: int = 1
+    """Jobs of a job array: each adds its nodes when there is room for them."""
     nodes: int = 1
-    """Nodes of its Ray."""
+    """Nodes of each job."""
     gpus_per_node: int = 1
     """0 where eval.device is cpu."""
     cpus_per_node: int = 8
@@ -37,10 +40,10 @@ class FarmJobConfig:
     def __post_init__(self) -> None:
         _check_words(self, ("partition", "qos"))
         _check_flags(self, ("flags",))
-        if min(self.nodes, self.cpus_per_node) < 1 or self.gpus_per_node < 0:
+        if min(self.jobs, self.nodes, self.cpus_per_node) < 1 or self.gpus_per_node < 0:
             raise ValueError(
-                "nodes and cpus_per_node must be at least 1, gpus_per_node at least 0, got "
-                f"{self.nodes}, {self.cpus_per_node} and {self.gpus_per_node}"
+                "jobs, nodes and cpus_per_node must be at least 1, gpus_per_node at least 0, got "
+                f"{self.jobs}, {self.nodes}, {self.cpus_per_node} and {self.gpus_per_node}"
             )
 
 

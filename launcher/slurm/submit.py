@@ -22,10 +22,10 @@ from cluster.slurm.commands import (
 )
 from cluster.slurm.excluded import excluded_nodes
 from cluster.slurm.nodes import Asked, check_asked
+from cluster.slurm.run_job import slurm_job
 from cluster.state import cancel_run
 from launcher.freeze import freeze
 from launcher.recipe import RanksConfig, Recipe
-from launcher.run_state import slurm_job
 from launcher.slurm.farm import cancel_farm, queue_farm
 from launcher.slurm.script import output_flag, python_and_run, script, time_flag
 from launcher.slurm.site import SlurmConfig, minutes, site_file, site_keys

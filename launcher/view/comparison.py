@@ -5,9 +5,10 @@ from typing import Any
 
 from cluster.accounts.attempt_facts import read_events
 from cluster.config import read_yaml
+from cluster.hangs.heartbeat import main_beat
 from cluster.run_folder import RunFolder, read_json
 from cluster.table import align
-from launcher.run_state import main_beat, run_state
+from launcher.run_state import run_state
 from launcher.runs import short_names
 from launcher.view.best_checkpoints import best_checkpoints
 

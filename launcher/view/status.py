@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.hangs.heartbeat import main_beat
 from cluster.run_folder import RunFolder, published_steps, read_json
+from cluster.slurm.run_job import ask_slurm, slurm_job
 from cluster.table import align, results_table
 from launcher.ray.jobs import job_line
-from launcher.run_state import ask_slurm, is_on_ray, main_beat, run_state, slurm_job
+from launcher.run_state import is_on_ray, run_state
 from launcher.runs import short_names
 from launcher.slurm.farm import farm_job, farm_output
 from launcher.view.accounts import accounts_table
@@ -108,7 +110,7 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     if output.exists():
         lines.append(f"output     {output}")
     if farm := farm_job(state):
-        lines.append(f"farm       job {farm}, which prints to {farm_output(run, farm)}")
+        lines.append(f"farm       job {farm}, which prints to {farm_output(run, state, '*')}")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))

@@ -1,15 +1,23 @@
-"""slurm/evalfarm.sh as typed: a farm on a Ray over three nodes, one of which is lost half-way."""
+"""slurm/evalfarm.sh as typed: one job over three nodes, or jobs that join, leave and are lost."""
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cluster.run_folder import RunFolder
+from cluster.config import build
+from cluster.run_folder import RunFolder, published_steps, read_json
+from evalfarm.config import EvalConfig
+from evalfarm.evaluation import Evaluation
+from evalfarm.farm.generate import Generator
+from evalfarm.farm.score import Scorer
+from evalfarm.suite_files import load_suite
 from tests.conftest import CHECKOUT, publish_lora_export, wait_until
+from tests.integration.test_farm import rows
 from tests.integration.test_slurm import START_TIMEOUT_S, Cluster, cluster, pytestmark
 
 __all__ = ["cluster", "pytestmark"]  # the fixture, and where it is skipped
@@ -57,7 +65,7 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     )
     output = cluster.checkout / f"slurm-{number}.out"
     wait_until(lambda: scored(run) >= 4, START_TIMEOUT_S)
-    assert output.read_text().count(" has joined") == 2
+    assert output.read_text().count(" has joined") == 3
     head = cluster.job(number)["BatchHost"]
     lost, *_ = nodes_at_work(cluster) - {head}
     cluster.type("slurm/testbed", "crash", lost)
@@ -69,6 +77,68 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     assert scored(run) == len(PROMPTS)
     assert '"event": "lost"' in (run.evaluations / "work.jsonl").read_text()
     wait_until(lambda: not nodes_at_work(cluster), 30)  # no Ray is left behind
+
+
+def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_had(
+    cluster: Cluster, run: RunFolder, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(run.exports)  # they come while we watch
+    recipe = read_json(run.recipe)
+    run.recipe.write_text(json.dumps({**recipe, "eval": {**recipe["eval"], "scorers": 2}}))
+    cluster.environment |= QUICK_TO_NOTICE
+    array = cluster.sbatch(
+        # Three actors: too many for one node, but there is room for one of each kind.
+        *("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=2"),
+        *("--output=task-%a.out", "slurm/evalfarm.sh", str(run.root)),
+    )
+    wait_until(lambda: printed(cluster, "task-*", " has joined") == 2, START_TIMEOUT_S)
+    (leads,) = (task for task in (0, 1) if printed(cluster, f"task-{task}", "the head of Ray is"))
+    (other,) = {0, 1} - {leads}
+    assert printed(cluster, f"task-{other}", f"job {array}_{leads} leads the farm") == 1
+
+    # The other gives its actors; when its time is up it leaves, and comes back.
+    places = {task: cluster.nodes_of(f"{array}_{task}")[0] for task in (0, 1)}
+    publish_lora_export(run.export(8), tiny_model, 8, final=False, strength=0.5)
+    wait_until(lambda: nodes_at_work(cluster) == set(places.values()), START_TIMEOUT_S)
+    cluster.type("scancel", "--batch", "--signal=USR1", f"{array}_{other}")
+    wait_until(lambda: scored(run) == len(PROMPTS), START_TIMEOUT_S)
+    wait_until(lambda: printed(cluster, f"task-{other}", " has joined") == 2, START_TIMEOUT_S)
+
+    # The first loses its node, and waits for another in vain: the other leads, and goes on alone.
+    (spare,) = {*cluster.nodes} - {places[leads], *cluster.nodes_of(f"{array}_{other}")}
+    cluster.type("scontrol", "update", f"nodename={spare}", "state=drain", "reason=kept")
+    cluster.type("slurm/testbed", "crash", places[leads])
+    cluster.type("scontrol", "update", f"nodename={places[leads]}", "state=down", "reason=power")
+    wait_until(lambda: printed(cluster, f"task-{other}", "the head of Ray is"), START_TIMEOUT_S)
+    cluster.type("scancel", f"{array}_{leads}")
+    publish_lora_export(run.export(16), tiny_model, 16, final=True, strength=0.5)
+    job = cluster.wait(f"{array}_{other}", START_TIMEOUT_S)
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
+    assert rows(run) == rows(score_alone(run, tmp_path / "alone"))
+    wait_until(lambda: not nodes_at_work(cluster), 30)  # no Ray is left behind
+
+
+def printed(cluster: Cluster, output: str, line: str) -> int:
+    """How often jobs have printed something, into files of that name."""
+    return sum(path.read_text().count(line) for path in cluster.checkout.glob(f"{output}.out"))
+
+
+def score_alone(run: RunFolder, root: Path) -> RunFolder:
+    """The exports of a run scored by one generator and one scorer, one after the other."""
+    alone = RunFolder(root)
+    config = build(EvalConfig, read_json(run.recipe)["eval"])
+    generator, scorer = Generator(config), Scorer(config.networks)
+    suite = load_suite(config.suites[0], config.suite_data)
+    evaluation = Evaluation(suite, config, alone.evaluation(suite.name))
+    for step, export in published_steps(run.exports):
+        for _, unit in evaluation.units(evaluation.add_checkpoint(export, step, f"step {step}")):
+            made = generator.run(unit)
+            evaluation.ledger.commit(made.pictures, made.scores, made.worker)
+            for _, look in evaluation.follow_up(unit):
+                seen = scorer.run(look)
+                evaluation.ledger.commit(seen.pictures, seen.scores, seen.worker)
+    evaluation.close()
+    return alone
 
 
 def scored(run: RunFolder) -> int:

@@ -115,20 +115,21 @@ def said(run: RunFolder) -> str:
     return (run.root / "driver.log").read_text()
 
 
-def test_training_that_lost_one_of_two_nodes_waits_for_another_and_goes_on(
+def test_training_waits_for_its_second_node_and_for_another_when_it_has_lost_that(
     nodes: Nodes,
     drive: Callable[[RunFolder, str], subprocess.Popen[bytes]],
     tmp_path: Path,
     train_keys: dict[str, Any],
 ) -> None:
-    nodes.keep("n1", "n2")
+    nodes.keep("n1")
     few = {"steps": 60, "save_every": 20, "global_batch": 4, "preview": None}
-    (tmp_path / "recipe.yaml").write_text(
-        json.dumps({"name": "two-nodes", "train": train_keys | few, "ranks": {"nodes": 2}})
-    )
+    keys = {"train": train_keys | few, "ranks": {"nodes": 2}, "ray": {"grows": True}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"name": "two-nodes", **keys}))
     run = freeze(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
     write_json(run.state, {**read_json(run.state), "ray_job": {"id": "two-nodes-1"}})
     driver = drive(run, "launcher.ray.driver")
+    wait_until(lambda: "waiting for 2 nodes with 1 CPU free" in said(run), 120)
+    nodes.start("n2")
 
     wait_until(lambda: run.checkpoint(20).exists() or driver.poll() is not None)
     nodes.kill("n2")
@@ -186,9 +187,12 @@ def test_a_node_that_ray_drains_is_left_with_everything_saved(
     assert first["decision"]["why"] == "preempted: restarted when there is room"
     assert {host, *second["hosts"]} == {"n1", "n3"}
 
-    run.request_stop("letterpress stop")
+    nodes.keep()
+    wait_until(lambda: "waiting for a node with 1 CPU free" in said(run))
+    run.request_stop("letterpress stop")  # while it waits for a node
     assert driver.wait(PATIENCE_S) == ExitCode.STOPPED, said(run)
-    assert [attempt["verdict"]["cause"] for attempt in attempts(run)] == ["preempted", "stopped"]
+    causes = [attempt["verdict"]["cause"] for attempt in attempts(run)]
+    assert causes == ["preempted", "hardware"], attempts(run)[1]["verdict"]
 
 
 def test_ranks_on_a_node_that_ray_has_lost_publish_nothing_beside_their_successors(

@@ -45,6 +45,9 @@ def test_a_model_that_is_nowhere_comes_with_the_command_that_fetches_it(
     snapshot.mkdir(parents=True)
     assert missing("train.model=some/model") == [line]  # a download that ended early
     (snapshot / "model_index.json").touch()
+    assert missing("train.model=some/model") == [line]  # of another branch: not what is trained
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("1a2b3c")
     assert missing("train.model=some/model") == []
 
 

@@ -9,9 +9,17 @@ import pytest
 from cluster import rendezvous
 from cluster.exit_codes import MachineFault
 from cluster.ray import node as node_module
-from cluster.ray.node import answers, own_address, ray_part, start_command
+from cluster.ray.node import (
+    answers,
+    neighbours,
+    own_address,
+    ray_part,
+    share,
+    start_command,
+)
 from cluster.ray.ports import plan_ports
 from cluster.rendezvous import Node
+from tests.fake_slurm import FakeSlurm
 
 HOSTS = ("n1", "n2", "n3")
 
@@ -32,15 +40,17 @@ def flags(number: int, head: str | None) -> set[str]:
     """What `ray start` is told on a node of two that are known by their addresses."""
     hosts = ("10.0.0.1", "10.0.0.2")
     ports = plan_ports("17", is_head=head is None)
-    share = {"SLURM_CPUS_PER_TASK": "12"}
-    return set(start_command(node(number, hosts), ports, head, Path("/tmp/x"), share))
+    given = share(node(number, hosts), head, {"SLURM_CPUS_PER_TASK": "12"})
+    return {*start_command(hosts[number], ports, Path("/tmp/x")), *given}
 
 
 def test_a_node_gives_ray_what_is_the_jobs_and_is_known_by_its_own_address() -> None:
-    share = {"--num-cpus=12", "--num-gpus=2", "--temp-dir=/tmp/x", "--block"}
-    assert share | {"--head", "--node-ip-address=10.0.0.1"} <= flags(0, None)
-    joins = {"--address=10.0.0.1:20000", "--node-ip-address=10.0.0.2"}
-    assert share | joins <= flags(1, "10.0.0.1:20000")
+    joins = {"--address=10.0.0.1:20000", "--node-ip-address=10.0.0.2", "--temp-dir=/tmp/x"}
+    assert joins | {"--num-cpus=12", "--num-gpus=2", "--block"} <= flags(1, "10.0.0.1:20000")
+
+
+def test_the_head_gives_nothing_for_its_own_node_joins_it_like_any_other() -> None:
+    assert {"--head", "--num-cpus=0", "--num-gpus=0", "--block"} <= flags(0, None)
 
 
 def test_the_dashboard_is_off_and_each_port_is_below_those_that_the_kernel_hands_out() -> None:
@@ -58,13 +68,24 @@ def test_two_jobs_on_a_node_have_ports_of_their_own() -> None:
     assert not set(one) & set(other)
 
 
-def test_a_node_alone_is_reached_by_nobody_else() -> None:
-    assert own_address(node(0, ("n1",))) == "127.0.0.1"
+def test_a_node_that_nobody_wants_to_reach_needs_no_address() -> None:
+    assert own_address(node(0, ("n1",)), []) == "127.0.0.1"
 
 
 def test_a_node_is_reached_at_the_side_that_looks_towards_the_others() -> None:
-    # As where a node's own name means 127.0.1.1: it is not asked.
-    assert own_address(node(0, ("no-such-name", "localhost"))) == "127.0.0.1"
+    # As where a node's own name means 127.0.1.1: it is not asked. Nor is one that is turned off.
+    assert own_address(node(0, ("no-such-name",)), ["turned-off.invalid", "localhost"]) == (
+        "127.0.0.1"
+    )
+
+
+def test_to_a_node_that_is_alone_in_its_job_come_those_of_other_jobs_in_its_partition(
+    fake_slurm: FakeSlurm,
+) -> None:
+    fake_slurm.answers("sinfo", "n1|mixed|none\nn7|idle|none\n")
+    assert neighbours(node(0, ("n1",)), {"SLURM_JOB_PARTITION": "main"}) == ["n7"]
+    assert neighbours(node(0), {}) == ["n2", "n3"]  # SLURM need not be asked
+    assert len(fake_slurm.calls("sinfo")) == 1
 
 
 def test_a_ray_that_does_not_come_up_is_one_line_and_leaves_nothing(
@@ -80,7 +101,7 @@ def test_a_ray_that_does_not_come_up_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(node_module.tempfile, "mkdtemp", lambda **_: str(folder))
     with (
         pytest.raises(MachineFault, match=r"Ray at 127\.0\.0\.1:\d+ ended: OSError: no room left"),
-        ray_part(node(0, ("n1",)), None),
+        ray_part(node(0, ("127.0.0.1",)), None, "0123"),
     ):
         pass
     assert not folder.exists()

@@ -117,6 +117,25 @@ def test_a_node_that_is_known_to_be_dead_is_named_among_those_that_are_silent(
     assert judge(run, 0, facts).node == "n3"
 
 
+def test_the_only_node_is_to_blame_if_the_scheduler_has_lost_it_and_it_left_no_record(
+    run: RunFolder,
+) -> None:
+    facts = SchedulerFacts(hosts=("n1",), down_hosts=("n1",))
+    assert judge(run, 0, facts, code=ExitCode.RETRY_ELSEWHERE) == Verdict(
+        cause=Cause.HARDWARE,
+        node="n1",
+        evidence="n1 left no record of how it ended, and the scheduler has lost it",
+    )
+
+
+def test_a_killed_rank_of_a_node_that_the_scheduler_has_lost_is_the_node_s_fault(
+    run: RunFolder,
+) -> None:
+    record(run, "n1", 75, r0=-9)
+    verdict = judge(run, 0, SchedulerFacts(hosts=("n1",), down_hosts=("n1",)))
+    assert (verdict.cause, verdict.node) == (Cause.HARDWARE, "n1")
+
+
 @pytest.mark.parametrize(
     ("state", "cause"),
     [

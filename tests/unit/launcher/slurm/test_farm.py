@@ -14,15 +14,17 @@ from launcher.slurm.farm import BODY
 from tests.conftest import wait_until
 
 GOES_ON = "touch going; exec sleep 60"
+# As cluster.ray.on_slurm does when it is told to: in its own time.
+LEAVES = (
+    f"trap 'sleep 0.2; touch left; exit {ExitCode.STOPPED:d}' TERM; touch going; sleep 60 & wait"
+)
 # The job's Python, by what it is asked: each `python -m …` is a file with its script.
 PYTHON = """\
-#!/bin/sh
+#!/bin/bash
 cd ..
 case "$*" in
--c*) echo 0123 ;;
-*address*) . ./address ;;
 *requeue*) touch requeued ;;
-*evalfarm*) . ./farm ;;
+*lead*evalfarm*) . ./farm ;;
 esac
 """
 
@@ -32,7 +34,7 @@ class Job:
 
     def __init__(self, folder: Path, restarts: int, **scripts: str) -> None:
         self.folder = folder
-        for name, script in {"address": "echo n1:20000", "nodes": GOES_ON, **scripts}.items():
+        for name, script in {"nodes": GOES_ON, **scripts}.items():
             (folder / name).write_text(script)
         (folder / "code").mkdir()
         for name, script in {"python": PYTHON, "srun": "#!/bin/sh\ncd ..; . ./nodes\n"}.items():
@@ -85,28 +87,41 @@ def test_a_users_mistake_ends_the_job_with_its_code(start: Callable[..., Job]) -
     assert (job.code, job.is_queued_again) == (ExitCode.BAD_INPUT, False)
 
 
-def test_a_job_whose_time_is_nearly_up_is_queued_again(start: Callable[..., Job]) -> None:
-    job = start(farm=GOES_ON)
+def test_a_job_whose_time_is_nearly_up_is_queued_again_once_its_farm_has_left(
+    start: Callable[..., Job],
+) -> None:
+    job = start(farm=LEAVES)
     wait_until((job.folder / "going").exists)
     job.process.send_signal(signal.SIGUSR1)
     assert job.is_queued_again
+    assert (job.folder / "left").exists()
+
+
+def test_a_job_that_is_ended_lets_its_farm_leave_and_is_not_queued_again(
+    start: Callable[..., Job],
+) -> None:
+    job = start(farm=LEAVES)
+    wait_until((job.folder / "going").exists)
+    job.process.terminate()
+    assert (job.code, job.is_queued_again) == (128 + signal.SIGTERM, False)
+    assert (job.folder / "left").exists()
 
 
 def test_a_job_that_is_preempted_is_queued_again_however_often_it_was(
     start: Callable[..., Job],
 ) -> None:
-    asked_to_end = f"exit {ExitCode.STOPPED:d}"
-    assert start(farm=GOES_ON, nodes=asked_to_end, restarts=99).is_queued_again
+    asked_to_end = f"while [ ! -e going ]; do :; done; exit {ExitCode.STOPPED:d}"
+    job = start(farm=LEAVES, nodes=asked_to_end, restarts=99)
+    assert job.is_queued_again
+    assert (job.folder / "left").exists()
 
 
-def test_a_farm_whose_ray_ends_under_it_is_queued_again_a_few_times(
+def test_a_farm_that_the_machine_fails_is_queued_again_a_few_times(
     start: Callable[..., Job],
 ) -> None:
-    gone = f"[ ! -e farm-began ] || exit {ExitCode.RETRY_ELSEWHERE:d}; echo n1:20000"
-    assert start(farm="touch farm-began; exit 1", address=gone).is_queued_again
+    assert start(farm=f"exit {ExitCode.RETRY_ELSEWHERE:d}", restarts=4).is_queued_again
 
 
 def test_a_machine_that_fails_for_ever_is_not_tried_for_ever(start: Callable[..., Job]) -> None:
-    never_up = f"exit {ExitCode.RETRY_ELSEWHERE:d}"
-    job = start(farm="exit 0", address=never_up, restarts=5)
+    job = start(farm=f"exit {ExitCode.RETRY_ELSEWHERE:d}", restarts=5)
     assert (job.code, job.is_queued_again) == (ExitCode.RETRY_ELSEWHERE, False)

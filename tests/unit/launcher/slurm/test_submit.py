@@ -16,7 +16,7 @@ from cluster.slurm.excluded import exclude
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.slurm.farm import BODY as FARM_BODY
-from launcher.slurm.farm import farm_job, farm_script
+from launcher.slurm.farm import farm_job, farm_script, queue_farm
 from launcher.slurm.site import FarmJobConfig, SlurmConfig
 from launcher.slurm.submit import (
     BODY,
@@ -62,9 +62,9 @@ CONFIGS = {
 FARM = FarmJobConfig(nodes=3, partition="preemptible", qos="low", flags=("--exclusive",))
 
 
-def farm() -> str:
+def farm(jobs: int = 1) -> str:
     """The script of a farm's job."""
-    slurm = SlurmConfig(account="lab", hours=12, python=PYTHON, farm=FARM)
+    slurm = SlurmConfig(account="lab", hours=12, python=PYTHON, farm=replace(FARM, jobs=jobs))
     return farm_script(replace(load_recipe(MINI), slurm=slurm), Path("/shared/my runs/mini"))
 
 
@@ -93,6 +93,15 @@ def test_the_farms_script_is_the_golden_one_and_does_what_is_typed() -> None:
     assert farm() == path.read_text()
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert (CHECKOUT / "slurm" / "evalfarm.sh").read_text().endswith(FARM_BODY)
+
+
+def test_a_farm_of_several_jobs_is_an_array_of_the_same_script() -> None:
+    one, several = farm().splitlines(), farm(jobs=4).splitlines()
+    assert [line for line in several if line not in one] == [
+        "#SBATCH --array=0-3",
+        '#SBATCH --output="/shared/my runs/mini/eval/slurm-%A_%a.out"',
+    ]
+    assert len(several) == len(one) + 1
 
 
 @pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh", "evalfarm.sh"])
@@ -324,6 +333,24 @@ def test_the_farm_is_queued_to_start_when_the_training_has(
     assert run.farm_script.read_text() == farm_script(with_farm, run.root)
     fake_slurm.answers("squeue", "17|PENDING|Priority|\n")
     assert f"farm       job 18, which prints to {run.root}/eval/slurm-18.out" in details(run)
+
+
+def test_a_farm_of_several_jobs_is_queued_once_while_any_of_them_goes_on(
+    with_farm: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    assert with_farm.slurm is not None
+    assert with_farm.slurm.farm is not None
+    slurm = replace(with_farm.slurm, farm=replace(with_farm.slurm.farm, jobs=2))
+    recipe = replace(with_farm, slurm=slurm)
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    fake_slurm.answers("squeue", "18_0|COMPLETED|None|n1\n18_1|RUNNING|None|n2\n")
+    queue_farm(recipe, run, "17")
+    assert len(fake_slurm.calls("sbatch")) == 2
+    assert f"farm       job 18, which prints to {run.root}/eval/slurm-18_*.out" in details(run)
+    fake_slurm.answers("squeue", "18_0|COMPLETED|None|n1\n18_1|COMPLETED|None|n2\n")
+    queue_farm(recipe, run, "17")
+    assert len(fake_slurm.calls("sbatch")) == 3
 
 
 def test_a_recipe_without_an_eval_section_has_no_farm(
