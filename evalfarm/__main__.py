@@ -25,6 +25,7 @@ from cluster.config import (
     read_yaml,
     set_keys,
 )
+from cluster.imports import importing
 from cluster.program import run_program
 from cluster.ray.session import prepare_environment
 from cluster.run_folder import RunFolder
@@ -85,7 +86,8 @@ def _watch(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{run.recipe} has no eval section: there is nothing to score by")
     config = build(EvalConfig, section, "eval")
     prepare_environment()
-    from evalfarm.farm.watch import watch
+    with importing():
+        from evalfarm.farm.watch import watch
 
     _check_suites(config)
     watch(config, run, retry_failed=arguments.retry_failed)
@@ -94,8 +96,9 @@ def _watch(arguments: argparse.Namespace) -> None:
 def _score(arguments: argparse.Namespace) -> None:
     config = _config(arguments, suites=arguments.suite)
     prepare_environment()
-    from evalfarm.farm.watch import score
-    from trainer.models.named import find_named
+    with importing():
+        from evalfarm.farm.watch import score
+        from trainer.models.named import find_named
 
     _check_suites(config)
     models = [find_named(model) for model in arguments.model]

@@ -1,13 +1,13 @@
 """python -m trainer --config RUN/recipe.yaml: one rank of a training run; the agent starts it."""
 
 import argparse
-import gc
 import sys
 from pathlib import Path
 
 from cluster.config import build, describe, read_yaml
 from cluster.fence import Fence
 from cluster.hangs.stacks import answer_with_stacks
+from cluster.imports import importing
 from cluster.program import run_program
 from cluster.run_folder import RunFolder
 from trainer.config import TrainConfig
@@ -29,11 +29,11 @@ def main() -> int:
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt")
     arguments = parser.parse_args()
     config = build(TrainConfig, read_yaml(arguments.config).get("train") or {}, "train")
-    gc.disable()  # imports leave no garbage, and looking for it takes 1 s of 6
-    from trainer import distributed
-    from trainer.train import train
+    with importing():
+        from trainer import distributed
+        from trainer.train import train
 
-    gc.enable()
+        distributed.import_deepspeed(config.device)
     run = RunFolder(arguments.config.parent)
     try:
         code = train(config, run, arguments.attempt)

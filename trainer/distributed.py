@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -102,13 +103,7 @@ def start(device: Literal["cuda", "cpu"]) -> World:
             "SLURM, by slurm/train_8xA100.sh"
         )
     mine = find_device(device, int(os.environ["LOCAL_RANK"]))
-    # DeepSpeed chooses its accelerator when it is imported.
-    os.environ["DS_ACCELERATOR"] = device
-    import deepspeed
-
-    # Its all-reduce through shared memory serves inference alone, and would cost half a minute of
-    # compiling, with a compiler, on every new machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed(device)
     # DeepSpeed calls what torch has given a new name.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if device == "cuda":
@@ -120,6 +115,30 @@ def start(device: Literal["cuda", "cpu"]) -> World:
         device=mine,
         control=dist.new_group(backend="gloo"),
     )
+
+
+def import_deepspeed(device: Literal["cuda", "cpu"]) -> Any:
+    """DeepSpeed without what we have no use for; its accelerator is chosen as it is imported."""
+    os.environ["DS_ACCELERATOR"] = device
+    import deepspeed
+
+    # Its all-reduce through shared memory serves inference alone, and would cost half a minute of
+    # compiling, with a compiler, on every new machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # At stages 1 to 3 it looks whether the optimizer is its Muon, at whose import torch would load
+    # its compiler: two seconds of each rank.
+    compiles = torch.compile
+    torch.compile = _not_compiled  # type: ignore[assignment]
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    finally:
+        torch.compile = compiles
+    return deepspeed
+
+
+def _not_compiled(function: Callable[..., Any] | None = None, **_: Any) -> Any:
+    """What torch.compile is while nothing is to be compiled."""
+    return function or (lambda decorated: decorated)
 
 
 def finish() -> None:

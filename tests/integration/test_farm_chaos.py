@@ -30,7 +30,7 @@ ROUNDS, SEED = 20, 0
 WORKERS = 2  # of each pool
 BATCH = 2
 STEPS = (0, 10, 20)
-PROMPTS = [f"'{word}' in {ink}" for word in ("eel", "few", "gem", "net") for ink in "abcdefgh"]
+PROMPTS = [f"'{word}' in {ink}" for word in ("eel", "few", "gem", "net") for ink in "abcd"]
 QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

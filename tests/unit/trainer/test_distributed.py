@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.distributed import RANK_VARIABLES, start
+from trainer.distributed import RANK_VARIABLES, import_deepspeed, start
 
 
 def test_a_rank_without_the_agents_variables_says_how_to_start_one(
@@ -23,3 +23,12 @@ def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(
         monkeypatch.setenv(name, "0")
     with pytest.raises(ValueError, match=r"train\.device is cuda, but torch sees no GPU here"):
         start("cuda")
+
+
+def test_torch_compiles_as_before_once_deepspeed_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    before = torch.compile
+    assert import_deepspeed("cpu").__name__ == "deepspeed"
+    assert torch.compile is before
