@@ -94,7 +94,7 @@ def test_decoding_keeps_what_autograd_keeps() -> None:
     import torch
 
     vae = new_networks("tiny")["vae"].requires_grad_(False)
-    shapes = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
+    shapes = shapes_of(vae)
     latents = torch.randn(1, 4, 8, 12, requires_grad=True)
     decoding = terms.decoding_of(decoder_blocks({"vae": shapes}, 8, 12), 64, 96)
     held = held_bytes(lambda: vae.decode(latents).sample, vae)
@@ -186,7 +186,6 @@ def test_the_ocr_loss_holds_what_is_predicted(
     monkeypatch.setattr(terms, "LINES", 1)
     config = train_config(tiny_model, objective=OCR, global_batch=pictures, micro_batch=pictures)
     predicted = predicted_bytes(config, tiny_model)
-    print("RATIO", predicted / measured_bytes(config, tiny_model))
     assert predicted == pytest.approx(measured_bytes(config, tiny_model), rel=0.15)
 
 
@@ -195,8 +194,18 @@ def test_the_ocr_loss_holds_what_is_predicted(
 def test_rewards_hold_what_is_predicted(tiny_model: Path, checkpoint: bool, steps: int) -> None:
     config = reward_config(tiny_model, grad_steps=steps, checkpoint=checkpoint)
     predicted = predicted_bytes(config, tiny_model)
-    print("RATIO", predicted / measured_bytes(config, tiny_model))
     assert predicted == pytest.approx(measured_bytes(config, tiny_model), rel=0.15)
+
+
+def test_encoding_holds_what_is_predicted(tiny_model: Path) -> None:
+    import torch
+
+    vae = new_networks("tiny")["vae"].requires_grad_(False)
+    networks = {**network_shapes(str(tiny_model)), "vae": shapes_of(vae)}
+    predicted = workload_of(train_config(tiny_model), networks, SIDE, SIDE).encoding
+    pixels = torch.rand(1, 3, SIDE, SIDE)
+    held = most_above(lambda: vae.encode(pixels))
+    assert 4 * predicted == pytest.approx(held, rel=0.05)
 
 
 def test_pictures_that_are_decoded_at_once_are_those_of_the_trainer() -> None:
@@ -205,11 +214,12 @@ def test_pictures_that_are_decoded_at_once_are_those_of_the_trainer() -> None:
     assert decoding.PIXELS_AT_ONCE == terms.PIXELS_AT_ONCE
 
 
+def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+
+
 def model_of(sizes: Mapping[str, Any]) -> Model:
-    networks = {
-        name: {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
-        for name, network in sizes.items()
-    }
+    networks = {name: shapes_of(network) for name, network in sizes.items()}
     return Model(networks=networks, height=512, width=512, size_from="")
 
 
