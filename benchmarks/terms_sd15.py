@@ -71,22 +71,22 @@ def published_keys(segmenter: Path) -> dict[str, tuple[int, Case, int]]:
         "AnyText without its term": (6, {}, 0),
         "AnyText: ocr": (6, {"objective": {"ocr": {}}}, 0),
     }
-    for steps in GRAD_STEPS:
-        for checkpoint in (True, False):
-            again = "" if checkpoint else ", nothing computed again"
-            tuned: Case = {"reward": reward(steps, checkpoint, RESOLUTION)}
+    for checkpoint in (True, False):
+        again = "" if checkpoint else ", nothing computed again"
+        for steps in GRAD_STEPS:
             encoder = {"unet": "frozen", "text_encoder": "full"}
+            tuned: Case = {"reward": reward(steps, checkpoint, RESOLUTION)}
             found[f"TextCraftor: reward, K = {steps}{again}"] = (4, {**encoder, **tuned}, 25)
-            found[f"DRaFT: reward, K = {steps}{again}"] = (4, {"unet": "lora", **tuned}, 50)
+        adapters: Case = {"unet": "lora", "reward": reward(1, checkpoint, RESOLUTION)}
+        found[f"DRaFT: reward, K = 1{again}"] = (4, adapters, 50)
     return found
 
 
 def both(name: str, run: tuple[int, Case, int]) -> list[dict[str, Any]]:
-    """A run without and with gradient checkpointing, beside plan."""
+    """A run without and with gradient checkpointing, beside plan; rewards have their own."""
     pictures, keys, sampler_steps = run
     rows = []
-    # DRaFT's adapters change little of it.
-    for checkpointing in (False,) if name.startswith("DRaFT") else (False, True):
+    for checkpointing in (False,) if "reward" in keys else (False, True):
         config = config_of({**keys, **(CHECKPOINTING if checkpointing else {})}, pictures)
         row = {"run": name, "pictures_on_a_gpu": pictures, "gradient_checkpointing": checkpointing}
         rows.append(row | beside_plan(config, sampler_steps))
