@@ -12,15 +12,10 @@ from trainer.config import TrainConfig
 from trainer.data.loader import Batch
 
 SIDE = 128
-# Rewards decode, read, and compute again.
 CASES: dict[str, dict[str, Any]] = {
     "denoising": {},
-    "adapters": {"unet": "lora", "reward": {**reward(1, True, SIDE), "sampler_steps": 2}},
-    "encoder": {
-        "unet": "frozen",
-        "text_encoder": "full",
-        "reward": {**reward(2, False, SIDE), "sampler_steps": 2},
-    },
+    # Decodes, reads, and computes again.
+    "reward": {"unet": "lora", "reward": {**reward(1, True, SIDE), "sampler_steps": 1}},
 }
 
 

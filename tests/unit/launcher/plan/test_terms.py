@@ -148,7 +148,8 @@ def test_a_pickle_of_more_than_weights_is_not_run(tmp_path: Path) -> None:
         read_pickled(tmp_path / "other.pth")
 
 
-def test_a_crop_takes_what_the_recogniser_takes_of_it() -> None:
+@pytest.mark.parametrize("width_px", [64, 320])
+def test_a_crop_takes_what_the_recogniser_takes_of_it(width_px: int) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -156,11 +157,13 @@ def test_a_crop_takes_what_the_recogniser_takes_of_it() -> None:
 
     torch.set_num_threads(1)
     recogniser = load_recogniser(None)
-    crop = torch.rand(1, 3, 48, 320, requires_grad=True)
+    crop = torch.rand(1, 3, 48, width_px, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         held = held_bytes(lambda: recogniser(crop).features, recogniser)
-    assert held == pytest.approx(terms.CROP_BYTES, rel=0.03)
-    assert counter.get_total_flops() == pytest.approx(terms.CROP_FLOP, rel=0.01)
+    judges = terms.recogniser(1, width_px, readings=1)
+    assert held == pytest.approx(judges.kept, rel=0.03)
+    there = judges.flop - terms.CROP_BACKWARD_FLOP * width_px / terms.CROP_WIDTH_PX
+    assert counter.get_total_flops() == pytest.approx(there, rel=0.03)
     weights = [*recogniser.parameters(), *recogniser.buffers()]
     assert sum(w.nbytes for w in weights) == pytest.approx(terms.RECOGNISER_BYTES, rel=0.01)
 
@@ -214,6 +217,13 @@ def test_pictures_that_are_decoded_at_once_are_those_of_the_trainer() -> None:
     assert decoding.PIXELS_AT_ONCE == terms.PIXELS_AT_ONCE
 
 
+def test_crops_are_padded_as_the_trainer_pads_them() -> None:
+    from trainer.models import recogniser
+
+    assert recogniser.WIDTH_STEP_PX == terms.WIDTH_STEP_PX
+    assert terms.crop_width_px(48, 321) == 352
+
+
 def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
 
@@ -261,7 +271,7 @@ def test_steps_that_are_not_learnt_through_take_one_call_of_two_rows(
 
 def test_a_page_tells_what_is_assumed_and_what_is_not_counted() -> None:
     ocr = plan(load_recipe(MINI, ["train.objective.ocr={}"]), ONE, Asked())
-    assert "PP-OCRv6 small and reads 1 line of 48 x 320 pixels" in ocr
+    assert "PP-OCRv6 small and reads 1 line of 48 x 160 pixels" in ocr
     changes = ["train.objective.caption_dropout=0", "train.reward.rewards={hps_v2: 1}"]
     page = plan(load_recipe(MINI, changes), ONE, Asked())
     assert "512 x 512 pixels (train.reward)" in page
