@@ -22,6 +22,12 @@ from transformers import (
 from trainer.mini.networks import new_tokenizer
 
 TOKENS = 77
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +133,7 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _pipeline(parts: dict[str, Any]) -> DiffusionPipeline:
-    scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
-    )
+    scheduler = DDPMScheduler(**SCHEDULE)
     if "text_encoder_2" in parts:
         return StableDiffusionXLPipeline(scheduler=scheduler, **parts)
     return StableDiffusionPipeline(

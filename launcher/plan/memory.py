@@ -38,6 +38,11 @@ class Memory:
     """In the host's memory instead, per rank; not part of the total."""
 
     @property
+    def computed_with(self) -> float:
+        """Bytes of networks, activations and gradients: without the optimizer's and DeepSpeed's."""
+        return self.weights + self.frozen + self.activations + self.gradients
+
+    @property
     def total(self) -> float:
         """Bytes on the device."""
         parts = (getattr(self, f.name) for f in fields(self) if f.name not in ("moment", "host"))
@@ -46,6 +51,13 @@ class Memory:
 
 def memory_at(stage: int, config: TrainConfig, work: Workload, ranks: int) -> Memory:
     """What a rank holds at a ZeRO stage, at the moment when that is most."""
+    return max(moments_at(stage, config, work, ranks), key=lambda memory: memory.total)
+
+
+def moments_at(
+    stage: int, config: TrainConfig, work: Workload, ranks: int
+) -> tuple[Memory, Memory, Memory]:
+    """What a rank holds while it encodes, in the backward pass, and when the optimizer steps."""
     zero = ZeroConfig(
         stage=stage,  # type: ignore[arg-type]
         offload_optimizer=config.zero.offload_optimizer and stage > 0,
@@ -53,8 +65,11 @@ def memory_at(stage: int, config: TrainConfig, work: Workload, ranks: int) -> Me
     )
     config = replace(config, zero=zero)
     held = _held(config, work, ranks)
-    moments = (_encoding(held, config, work, ranks), _backward(held, config, work, ranks))
-    return max(*moments, _step(held, config, work, ranks), key=lambda memory: memory.total)
+    return (
+        _encoding(held, config, work, ranks),
+        _backward(held, config, work, ranks),
+        _step(held, config, work, ranks),
+    )
 
 
 def _held(config: TrainConfig, work: Workload, ranks: int) -> Memory:

@@ -7,7 +7,14 @@ from pathlib import Path
 from launcher.hub import main_snapshot
 from launcher.plan.blocks import below
 from launcher.plan.headers import Shapes, read_network
-from launcher.plan.terms import FP32, LINES, Judges, recogniser
+from launcher.plan.terms import (
+    CROP_WIDTH_PX,
+    FP32,
+    LINES,
+    Judges,
+    crop_width_px,
+    recogniser,
+)
 from trainer.config import TrainConfig
 
 # The CLIPs of Transformers that see the pictures, by reward and key in `NetworksConfig`; those of
@@ -38,7 +45,7 @@ def reward_judges(config: TrainConfig) -> Judges:
         return judges
     for name in (*reward.rewards, *reward.watched):
         if name == "ocr":
-            found = recogniser(1 if reward.line == "whole" else LINES, readings=1)
+            found = _read(config)
         elif name in CLIPS:
             found = _clip(name, getattr(reward.networks, CLIPS[name]))
         else:
@@ -47,6 +54,13 @@ def reward_judges(config: TrainConfig) -> Judges:
             found = Judges(weights=found.weights, flop=found.flop / 2, assumed=found.assumed)
         judges += found
     return judges
+
+
+def _read(config: TrainConfig) -> Judges:
+    reward = config.reward
+    if reward and reward.line == "whole":
+        return recogniser(1, crop_width_px(reward.height, reward.width), readings=1)
+    return recogniser(LINES, CROP_WIDTH_PX, readings=1)
 
 
 def _clip(name: str, given: str | None) -> Judges:

@@ -5,7 +5,7 @@ A picture is decoded again there, one piece of a batch at a time; what read it i
 
 from dataclasses import dataclass
 from functools import cache
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 from launcher.plan.blocks import Block
@@ -16,6 +16,9 @@ from trainer.config import TrainConfig
 FP32 = 4  # bytes: what judges pictures is not rounded, whatever the precision of the run
 # trainer/objectives/decoding.py: pixels that are decoded at once.
 PIXELS_AT_ONCE = 512 * 512
+# Of a line that nothing is known of: as wide as PaddleOCR's are at least. trainer/models/
+# recogniser.py: crops are padded to a multiple of the step.
+CROP_HEIGHT_PX, CROP_WIDTH_PX, WIDTH_STEP_PX = 48, 320, 32
 # Of a crop of 48 x 320 pixels, by PP-OCRv6 small: what torch's saved_tensors_hooks see of a forward
 # pass, FlopCounterMode's count of it and of the gradient to the pixels, and the weights.
 CROP_BYTES = 57_770_000
@@ -74,26 +77,30 @@ def term_judges(config: TrainConfig, latents: tuple[int, int]) -> Judges:
     """Those of a recipe's terms, on latents of this height and width."""
     judges = Judges()
     if config.objective.ocr:  # the original is read too, without a gradient
-        judges += recogniser(lines_of(config), readings=2)
+        words = config.data.words
+        width_px = crop_width_px(words.height, words.width) if words else CROP_WIDTH_PX
+        judges += recogniser(1 if words else LINES, width_px, readings=2)
     if config.objective.characters:
         judges += _segmenter(config.objective.characters.segmenter, *latents)
     return judges
 
 
-def lines_of(config: TrainConfig) -> int:
-    """Lines of text that a picture is taken to have."""
-    return 1 if config.data.words else LINES
+def crop_width_px(height: int, width: int) -> int:
+    """Of a line that is as wide as a picture of this size is."""
+    return WIDTH_STEP_PX * ceil(CROP_HEIGHT_PX * width / height / WIDTH_STEP_PX)
 
 
-def recogniser(lines: int, *, readings: int) -> Judges:
+def recogniser(lines: int, width_px: int, *, readings: int) -> Judges:
     """PP-OCR's, that reads so many lines of a picture so often, once of these with a gradient."""
+    crops = lines * width_px / CROP_WIDTH_PX
     return Judges(
         weights=RECOGNISER_BYTES,
-        kept=lines * CROP_BYTES,
-        flop=lines * (readings * CROP_FLOP + CROP_BACKWARD_FLOP),
+        kept=crops * CROP_BYTES,
+        flop=crops * (readings * CROP_FLOP + CROP_BACKWARD_FLOP),
         assumed=(
             f"the recogniser is PP-OCRv6 small and reads {lines} line{'s' * (lines > 1)} of "
-            f"48 x 320 pixels in a picture, each of which keeps {CROP_BYTES / 2**20:.0f} MiB",
+            f"{CROP_HEIGHT_PX} x {width_px} pixels in a picture, which keep "
+            f"{crops * CROP_BYTES / 2**20:.0f} MiB",
         ),
     )
 

@@ -14,7 +14,9 @@ from launcher.plan.rewards import reward_judges, rows_of
 from launcher.plan.terms import Decoding, Judges, decoding_of, term_judges
 from trainer.config import LoraConfig, TrainConfig
 
-ENCODER_TENSORS = 3  # of a block's width: its input, a normalization's answer, a SiLU's
+# Of a block's width, where a residual block adds up: what came into the block, into this layer, the
+# convolution's answer, the sum, and the sum once more, scaled.
+ENCODER_TENSORS = 5
 
 
 class Call(NamedTuple):

@@ -94,7 +94,7 @@ def test_decoding_keeps_what_autograd_keeps() -> None:
     import torch
 
     vae = new_networks("tiny")["vae"].requires_grad_(False)
-    shapes = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
+    shapes = shapes_of(vae)
     latents = torch.randn(1, 4, 8, 12, requires_grad=True)
     decoding = terms.decoding_of(decoder_blocks({"vae": shapes}, 8, 12), 64, 96)
     held = held_bytes(lambda: vae.decode(latents).sample, vae)
@@ -148,7 +148,8 @@ def test_a_pickle_of_more_than_weights_is_not_run(tmp_path: Path) -> None:
         read_pickled(tmp_path / "other.pth")
 
 
-def test_a_crop_takes_what_the_recogniser_takes_of_it() -> None:
+@pytest.mark.parametrize("width_px", [64, 320])
+def test_a_crop_takes_what_the_recogniser_takes_of_it(width_px: int) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -156,11 +157,13 @@ def test_a_crop_takes_what_the_recogniser_takes_of_it() -> None:
 
     torch.set_num_threads(1)
     recogniser = load_recogniser(None)
-    crop = torch.rand(1, 3, 48, 320, requires_grad=True)
+    crop = torch.rand(1, 3, 48, width_px, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         held = held_bytes(lambda: recogniser(crop).features, recogniser)
-    assert held == pytest.approx(terms.CROP_BYTES, rel=0.03)
-    assert counter.get_total_flops() == pytest.approx(terms.CROP_FLOP, rel=0.01)
+    judges = terms.recogniser(1, width_px, readings=1)
+    assert held == pytest.approx(judges.kept, rel=0.03)
+    there = judges.flop - terms.CROP_BACKWARD_FLOP * width_px / terms.CROP_WIDTH_PX
+    assert counter.get_total_flops() == pytest.approx(there, rel=0.03)
     weights = [*recogniser.parameters(), *recogniser.buffers()]
     assert sum(w.nbytes for w in weights) == pytest.approx(terms.RECOGNISER_BYTES, rel=0.01)
 
@@ -186,7 +189,6 @@ def test_the_ocr_loss_holds_what_is_predicted(
     monkeypatch.setattr(terms, "LINES", 1)
     config = train_config(tiny_model, objective=OCR, global_batch=pictures, micro_batch=pictures)
     predicted = predicted_bytes(config, tiny_model)
-    print("RATIO", predicted / measured_bytes(config, tiny_model))
     assert predicted == pytest.approx(measured_bytes(config, tiny_model), rel=0.15)
 
 
@@ -195,8 +197,18 @@ def test_the_ocr_loss_holds_what_is_predicted(
 def test_rewards_hold_what_is_predicted(tiny_model: Path, checkpoint: bool, steps: int) -> None:
     config = reward_config(tiny_model, grad_steps=steps, checkpoint=checkpoint)
     predicted = predicted_bytes(config, tiny_model)
-    print("RATIO", predicted / measured_bytes(config, tiny_model))
     assert predicted == pytest.approx(measured_bytes(config, tiny_model), rel=0.15)
+
+
+def test_encoding_holds_what_is_predicted(tiny_model: Path) -> None:
+    import torch
+
+    vae = new_networks("tiny")["vae"].requires_grad_(False)
+    networks = {**network_shapes(str(tiny_model)), "vae": shapes_of(vae)}
+    predicted = workload_of(train_config(tiny_model), networks, SIDE, SIDE).encoding
+    pixels = torch.rand(1, 3, SIDE, SIDE)
+    held = most_above(lambda: vae.encode(pixels))
+    assert 4 * predicted == pytest.approx(held, rel=0.05)
 
 
 def test_pictures_that_are_decoded_at_once_are_those_of_the_trainer() -> None:
@@ -205,11 +217,19 @@ def test_pictures_that_are_decoded_at_once_are_those_of_the_trainer() -> None:
     assert decoding.PIXELS_AT_ONCE == terms.PIXELS_AT_ONCE
 
 
+def test_crops_are_padded_as_the_trainer_pads_them() -> None:
+    from trainer.models import recogniser
+
+    assert recogniser.WIDTH_STEP_PX == terms.WIDTH_STEP_PX
+    assert terms.crop_width_px(48, 321) == 352
+
+
+def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+
+
 def model_of(sizes: Mapping[str, Any]) -> Model:
-    networks = {
-        name: {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
-        for name, network in sizes.items()
-    }
+    networks = {name: shapes_of(network) for name, network in sizes.items()}
     return Model(networks=networks, height=512, width=512, size_from="")
 
 
@@ -251,7 +271,7 @@ def test_steps_that_are_not_learnt_through_take_one_call_of_two_rows(
 
 def test_a_page_tells_what_is_assumed_and_what_is_not_counted() -> None:
     ocr = plan(load_recipe(MINI, ["train.objective.ocr={}"]), ONE, Asked())
-    assert "PP-OCRv6 small and reads 1 line of 48 x 320 pixels" in ocr
+    assert "PP-OCRv6 small and reads 1 line of 48 x 160 pixels" in ocr
     changes = ["train.objective.caption_dropout=0", "train.reward.rewards={hps_v2: 1}"]
     page = plan(load_recipe(MINI, changes), ONE, Asked())
     assert "512 x 512 pixels (train.reward)" in page
