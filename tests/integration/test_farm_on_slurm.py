@@ -4,10 +4,12 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from cluster.config import build
 from cluster.run_folder import RunFolder, published_steps, read_json
@@ -57,6 +59,15 @@ def run(tiny_model: Path, tmp_path: Path) -> RunFolder:
     return run
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes as in Ray's actors: digits hang on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run: RunFolder) -> None:
     cluster.environment |= QUICK_TO_NOTICE
     number = cluster.sbatch(
@@ -79,6 +90,7 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     wait_until(lambda: not nodes_at_work(cluster), 30)  # no Ray is left behind
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_had(
     cluster: Cluster, run: RunFolder, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -178,12 +178,12 @@ def test_the_script_runs_as_typed_with_a_rank_for_each_gpu(cluster: Cluster) -> 
     assert 0 < state["gpu_hours"]["goodput"] < 1
 
 
-def test_ranks_of_two_nodes_meet_and_the_warning_of_the_time_limit_saves(cluster: Cluster) -> None:
-    number = cluster.sbatch(
-        *("--nodes=2", "--gpus-per-node=a100:1", "slurm/train_8xA100.sh", "recipes/mini.yaml"),
-        *("--set", *ENDLESS),
-    )
-    run = cluster.run_of(number)
+def test_ranks_of_two_nodes_meet_and_after_the_warning_of_the_time_limit_go_on_to_the_digit(
+    cluster: Cluster,
+) -> None:
+    asked = ("--nodes=2", "--gpus-per-node=a100:1", "slurm/train_8xA100.sh", "recipes/mini.yaml")
+    number, calm_number = (cluster.sbatch(*asked, "--set", *ENDLESS) for _ in range(2))
+    run, calm = cluster.run_of(number), cluster.run_of(calm_number)
     wait_until(lambda: is_training(run, 0), START_TIMEOUT_S)
     cluster.type("scancel", "--batch", "--signal=USR1", number)  # as --signal=B:USR1@300 does
     wait_until(lambda: is_training(run, 1), START_TIMEOUT_S)  # it was queued again by itself
@@ -192,11 +192,24 @@ def test_ranks_of_two_nodes_meet_and_the_warning_of_the_time_limit_saves(cluster
     assert {record["exit_code"] for record in records.values()} == {ExitCode.STOPPED}
     ((step, _),) = published_steps(run.checkpoints)
     assert f"ranks go on after step {step} of" in run.attempt(1).rank_log(0).read_text()
-    cluster.letterpress("stop", str(run.root))
+    wait_until(lambda: step + 3 in losses(calm), START_TIMEOUT_S)
+    for one in (run, calm):
+        cluster.letterpress("stop", str(one.root))
     job = cluster.wait(number)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", f"{int(ExitCode.STOPPED)}:0")
     assert job["Restarts"] == "1"
     assert read_json(run.state)["outcome"] == "stopped"
+    cluster.wait(calm_number)
+    both = losses(run).keys() & losses(calm).keys()
+    assert both >= set(range(1, step + 4))
+    assert all(losses(run)[at] == losses(calm)[at] for at in both)
+
+
+def losses(run: RunFolder) -> dict[int, float]:
+    """Of each step that the run has taken."""
+    attempts = [run.attempt(number) for number in range((run.last_attempt() or 0) + 1)]
+    steps = [event for attempt in attempts for event in read_events(attempt, "step")]
+    return {event["step"]: event["loss"] for event in steps}
 
 
 def test_a_submitted_run_goes_on_in_place_and_then_without_the_node_that_failed(
