@@ -51,6 +51,7 @@ bench: install ## measure again what benchmarks/results/ says, on this machine
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.terms
 	$(BIN)/python -m benchmarks.terms_sd15
+	$(BIN)/python -m benchmarks.terms_seconds
 	$(BIN)/python -m benchmarks.ocr
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.farm

@@ -94,12 +94,13 @@ def both(name: str, run: tuple[int, Case, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def config_of(keys: Case, pictures: int) -> TrainConfig:
+def config_of(keys: Case, pictures: int, precision: str = "bf16") -> TrainConfig:
     """The train section of a run on one GPU; of rewards, one step before the learnt ones."""
     if tuned := keys.get("reward"):
         keys = {**keys, "reward": {**tuned, "sampler_steps": 1 + tuned["grad_steps"]}}
     batch = {"global_batch": pictures, "micro_batch": pictures, "zero": {"stage": 0}}
-    config = train_config({"model": SHAPE, "device": "cpu", "precision": "bf16", **batch, **keys})
+    kind = {"model": SHAPE, "device": "cpu", "precision": precision}
+    config = train_config({**kind, **batch, **keys})
     resolution = None if config.reward else RESOLUTION
     return replace(config, data=DataConfig(path=Path(), resolution=resolution))
 
