@@ -120,7 +120,6 @@ def agent_command(run: RunFolder, attempt: int, seats: Seats, number: int) -> li
 def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
     """Wait for all agents, or not long once one has failed; `ends` are what Ray will answer."""
     import ray
-    from ray.exceptions import RayError
 
     pending, lost, words = list(ends), [], []
     drained: set[str] = set()
@@ -132,16 +131,28 @@ def _watch(run: RunFolder, ends: Mapping[Any, RayNode]) -> Loss:
             patience_s -= LOOK_EVERY_S
             continue
         node = ends[done[0]]
-        try:
-            failed = ray.get(done[0]) not in (ExitCode.DONE, ExitCode.STOPPED)
-        except RayError as error:
-            failed = True
+        failed, loss = _how_it_ended(done[0])
+        if loss:
             lost.append(node)
             # The end of a node that was announced explains nothing: STOP says why.
-            words += [] if node.id in drained else str(error).splitlines()
+            words += [] if node.id in drained else loss
         patience_s = min(patience_s, GRACE_S) if failed else patience_s
     alive = _await_death(lost)
     return Loss(hosts=tuple(n.name for n in lost if n.id not in alive), words=tuple(words))
+
+
+def _how_it_ended(answer: Any) -> tuple[bool, list[str]]:
+    """Whether an agent has failed, and the words for it if it did not come to its own end."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        code = ray.get(answer)
+    except RayError as error:
+        return True, str(error).splitlines()
+    if code < 0:  # with its actor, which could still answer
+        return True, [f"an agent was ended by signal {-code}"]
+    return code not in (ExitCode.DONE, ExitCode.STOPPED), []
 
 
 def _await_death(lost: Sequence[RayNode]) -> set[str]:
