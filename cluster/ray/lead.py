@@ -10,7 +10,8 @@ from pathlib import Path
 from cluster.exit_codes import ExitCode, MachineFault
 from cluster.ranks.processes import kill_session, start_session
 from cluster.ray.heads import Head, Heads
-from cluster.ray.node import answers, ray_part, token_variables
+from cluster.ray.node import answers, ray_part
+from cluster.ray.session import token_variables
 from cluster.rendezvous import Node
 
 POLL_S = 1.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.exit_codes import MachineFault
 from cluster.ranks.processes import kill_session, start_session
 from cluster.ray.ports import Ports, plan_ports
-from cluster.ray.session import SETTINGS
+from cluster.ray.session import SETTINGS, token_variables
 from cluster.rendezvous import Node, cores
 from cluster.slurm.nodes import nodes_of
 
@@ -53,11 +53,6 @@ def ray_part(
         kill_session(ray.pid)
         ray.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def token_variables(token: str) -> dict[str, str]:
-    """What a program reads to be let into a Ray, or to let nobody else in."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 def start_command(host: str, ports: Ports, folder: Path) -> list[str]:

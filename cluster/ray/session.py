@@ -25,8 +25,12 @@ def prepare_environment() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("RAY_ADDRESS"):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ |= token_variables(secrets.token_hex(32))
+
+
+def token_variables(token: str) -> dict[str, str]:
+    """What a program reads to be let into a Ray, or to let nobody else in."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 @contextmanager
