@@ -77,7 +77,7 @@ class Loss:
 def seated(room: Room, is_stopped: Callable[[], bool]) -> Iterator[Seats | None]:
     """Wait until there is room, and hold it; whatever runs there ends with this context.
 
-    None if the run is stopped before there is room.
+    None if the run is stopped before it has its nodes.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -87,7 +87,7 @@ def seated(room: Room, is_stopped: Callable[[], bool]) -> Iterator[Seats | None]
         seats = None
         while seats is None and _await_room(room, group, is_stopped):
             seats = _sit(room, group)
-        yield seats
+        yield None if is_stopped() else seats
     finally:
         remove_placement_group(group)  # which ends its actors
 

@@ -72,7 +72,7 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
         asked = time.time()
         run.clear_stop_request()  # one that is made from here on is for this wait
         with seated(room_of(recipe, run), run.stop_request.exists) as seats:
-            if seats is None or run.stop_request.exists():
+            if seats is None:
                 return ExitCode.STOPPED
             number = begin_attempt(
                 run,
