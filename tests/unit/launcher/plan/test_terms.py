@@ -36,7 +36,7 @@ OCR = ObjectiveConfig(ocr=OcrLossConfig())
 
 @pytest.fixture(scope="module")
 def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with 16 channels in its autoencoder: CPUs with AVX-512 pad fewer to as many."""
+    """The tiny model with 16 channels in its autoencoder: to so many AVX-512 pads fewer."""
     folder = tmp_path_factory.mktemp("models") / "wide"
     save_tiny_model(folder, autoencoder=(16, 16, 16, 16))
     return folder
