@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.hangs.heartbeat import main_beat
 from cluster.run_folder import RunFolder, published_steps, read_json
-from cluster.slurm.run_job import ask_slurm, slurm_job
+from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from cluster.table import align, results_table
 from launcher.ray.jobs import job_line
 from launcher.run_state import is_on_ray, run_state
@@ -101,6 +101,9 @@ def own_command() -> str:
 def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     """What SLURM last said of the job, and the nodes that the run keeps away from."""
     lines = []
+    if is_on_slurm(state) and slurm_job(state) is None:
+        resume = f"`{own_command()} resume {run.root}` looks whether it is queued"
+        lines.append(f"job        SLURM did not answer when a job was asked for: {resume}")
     if slurm_job(state) and not state["outcome"]:
         job, queue = ask_slurm(state)
         said = f", as SLURM said {time.time() - queue.asked:.0f} s ago" if job else ""

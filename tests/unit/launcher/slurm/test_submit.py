@@ -13,6 +13,7 @@ from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.commands import NoAnswer, Refused
 from cluster.slurm.excluded import exclude
+from cluster.state import begin_attempt, end_attempt, end_run
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.slurm.farm import BODY as FARM_BODY
@@ -253,6 +254,42 @@ def test_a_run_whose_job_is_gone_is_resumed_by_a_new_one(
     assert not run.stop_request.exists()
 
 
+@pytest.fixture
+def stopped(recipe: Recipe, tmp_path: Path) -> RunFolder:
+    """A run whose job 17 has ended, for it was asked to stop."""
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    number = begin_attempt(run, backend="slurm", job="17", hosts=["n1"], ranks_per_node=2)
+    end_attempt(run, number, ExitCode.STOPPED)
+    end_run(run, number, ExitCode.STOPPED)
+    return run
+
+
+def test_a_resume_that_slurm_refuses_changes_nothing(
+    stopped: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    before = read_json(stopped.state)
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Invalid account", code=1)
+    with pytest.raises(Refused, match="Invalid account"):
+        resume_job(stopped, is_queued=False)
+    assert read_json(stopped.state) == before
+    assert run_state(stopped) == "stopped"
+
+
+def test_a_resume_that_slurm_did_not_answer_can_be_asked_for_again(
+    stopped: RunFolder, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.slurm.commands.LOOK_AGAIN_AFTER_S", ())
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Socket timed out", code=1)
+    with pytest.raises(NoAnswer, match=r"`letterpress resume .*mini` looks whether it is queued"):
+        resume_job(stopped, is_queued=False)
+    assert run_state(stopped) == "lost"  # which `resume` takes
+    assert "SLURM did not answer when a job was asked for" in details(stopped)
+    fake_slurm.answers("squeue", f"18|{read_json(stopped.state)['slurm_job']['token']}\n")
+    assert resume_job(stopped, is_queued=False) == "queued as job 18"
+    assert len(fake_slurm.calls("sbatch")) == 2
+
+
 def test_a_run_that_waits_is_not_queued_twice_but_let_start(
     recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
 ) -> None:
@@ -276,6 +313,25 @@ def test_a_cancelled_run_is_not_taken_for_lost(
     assert run_state(run) == "cancelled"
     with pytest.raises(ValueError, match="is cancelled: there is no job to cancel"):
         cancel_job(run)
+
+
+def test_a_job_that_slurm_took_without_an_answer_can_be_cancelled(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.slurm.commands.LOOK_AGAIN_AFTER_S", ())
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Socket timed out", code=1)
+    fake_slurm.answers("scancel")
+    run = RunFolder(tmp_path / "mini")
+    with pytest.raises(NoAnswer):
+        submit_run(recipe, run.root)
+    with pytest.raises(ValueError, match="is new: there is no job to cancel"):
+        cancel_job(run)
+    fake_slurm.answers("squeue", f"18|{read_json(run.state)['slurm_job']['token']}\n")
+    cancel_job(run)
+    assert fake_slurm.calls("scancel") == ["scancel 18"]
+    assert run_state(run) == "cancelled"
+    fake_slurm.answers("sbatch", "19\n")
+    assert resume_job(run, is_queued=False) == "queued as job 19"  # never as the cancelled one
 
 
 @pytest.mark.parametrize(
