@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
-from launcher.freeze import freeze
+from launcher.freeze import freeze, staged
 from launcher.recipe import load_recipe
 from launcher.view.status import details, own_command, run_state
 from tests.conftest import CHECKOUT
@@ -133,6 +134,28 @@ def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
     with pytest.raises(ValueError, match="exists: `letterpress resume"):
         freeze(load_recipe(MINI, ["train.steps=1"]), run.root)
     assert yaml.safe_load(run.recipe.read_text())["train"]["steps"] != 1
+
+
+def test_of_two_that_make_the_same_run_at_once_one_is_told_and_none_is_disturbed(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "runs" / "mini"
+    with pytest.raises(ValueError, match="runs/mini was made meanwhile: --name"), staged(root):
+        theirs = freeze(load_recipe(MINI), root)
+    assert list(root.parent.iterdir()) == [root]
+    assert theirs.recipe.is_file()
+
+
+def test_a_run_for_which_there_is_no_room_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:  # as shutil.copytree says it
+        raise shutil.Error([("from", "to", "[Errno 28] No space left on device: 'from' -> 'to'")])
+
+    monkeypatch.setattr("launcher.freeze.copy_code", full)
+    with pytest.raises(ValueError, match=r"mini cannot be made: .*No space left on device\. Runs"):
+        freeze(load_recipe(MINI), tmp_path / "mini")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_frozen_run_holds_recipe_code_and_where_it_comes_from(run: RunFolder) -> None:
