@@ -10,7 +10,7 @@ from cluster.hangs.heartbeat import main_beat
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from cluster.table import align, results_table
-from launcher.ray.jobs import job_line
+from launcher.ray.jobs import has_begun, job_line
 from launcher.run_state import is_on_ray, run_state
 from launcher.runs import short_names
 from launcher.slurm.farm import farm_job, farm_output
@@ -44,7 +44,7 @@ def details(run: RunFolder) -> str:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
     lines += _slurm_lines(run, state)
-    if is_on_ray(state) and not state["outcome"]:
+    if is_on_ray(state) and (not state["outcome"] or _failed_at_once(state)):
         lines.append(f"job        {job_line(state)}")
     if number is not None:
         lines.append(f"attempt    {number}")
@@ -96,6 +96,11 @@ def own_command() -> str:
     if called_as.name == "letterpress" and not shutil.which("letterpress"):
         return str(called_as)
     return "letterpress"
+
+
+def _failed_at_once(state: dict[str, Any]) -> bool:
+    """Whether a run's job on Ray has failed before an attempt: no verdict tells why."""
+    return state["outcome"] == "failed" and not has_begun(state)
 
 
 def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
