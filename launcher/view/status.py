@@ -10,6 +10,7 @@ from cluster.hangs.heartbeat import main_beat
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from cluster.table import align, results_table
+from launcher.job import last_words
 from launcher.ray.jobs import has_begun, job_line
 from launcher.run_state import is_on_ray, run_state
 from launcher.runs import short_names
@@ -105,7 +106,7 @@ def _failed_at_once(state: dict[str, Any]) -> bool:
 
 def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     """What SLURM last said of the job, and the nodes that the run keeps away from."""
-    lines = []
+    lines, is_lost = [], False
     if is_on_slurm(state) and slurm_job(state) is None:
         resume = f"`{own_command()} resume {run.root}` looks whether it is queued"
         lines.append(f"job        SLURM did not answer when a job was asked for: {resume}")
@@ -114,9 +115,12 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
         said = f", as SLURM said {time.time() - queue.asked:.0f} s ago" if job else ""
         lines.append(f"job        {slurm_job(state)}: {job or 'SLURM was asked before'}{said}")
         lines += [f"           {queue.failure}"] if queue.failure else []
+        is_lost = job is not None and job.has_ended
     output = run.root / f"slurm-{slurm_job(state)}.out"
     if output.exists():
         lines.append(f"output     {output}")
+        if is_lost:  # no verdict tells why
+            lines.append(f"           {last_words(output.read_text(errors='replace'))}")
     if farm := farm_job(state):
         lines.append(f"farm       job {farm}, which prints to {farm_output(run, state, '*')}")
     for entry in state.get("excluded", []):

@@ -120,6 +120,21 @@ def test_a_job_without_a_python_says_so(name: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["one_node", "farm"])
+def test_a_node_without_the_python_says_so(name: str) -> None:
+    done = subprocess.run(
+        ["/bin/bash", str(GOLDEN / f"{name}.sh")],
+        env={"SLURMD_NODENAME": "n2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == (
+        "error: n2 has no /shared/venv/bin/python: mount it there, or leave the node out, by "
+        "slurm.flags=[--exclude=n2]\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
 @pytest.mark.parametrize("is_back", [False, True])
 def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
@@ -353,6 +368,18 @@ def test_a_runs_state_is_its_jobs_until_it_has_begun(
     submit_run(recipe, tmp_path / "mini")
     fake_slurm.answers("squeue", squeue)
     assert run_state(RunFolder(tmp_path / "mini")) == state
+
+
+def test_of_a_lost_run_status_shows_the_last_words_of_its_job(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    output = run.root / "slurm-17.out"
+    output.write_text("error: n2 has no /shared/venv/bin/python\n")
+    fake_slurm.answers("squeue", "17|FAILED|NonZeroExitCode|n2\n")
+    shown = details(run)
+    assert f"output     {output}\n           error: n2 has no /shared/venv/bin/python" in shown
 
 
 def test_without_a_scheduler_its_answer_is_unknown(
