@@ -371,7 +371,7 @@ def _runs_argument(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(arguments: argparse.Namespace, load: Load = load_recipe) -> Recipe:
     recipe = load(arguments.recipe, arguments.set)
-    return replace(recipe, name=arguments.name) if arguments.name else recipe
+    return recipe if arguments.name is None else replace(recipe, name=arguments.name)
 
 
 def _submit_sweep(arguments: argparse.Namespace, load: Load) -> int:

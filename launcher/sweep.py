@@ -36,7 +36,8 @@ def sweep_of(load: Load, overrides: Sequence[str], swept: Sequence[str], name: s
     values = _values_by_key(swept)
     combined = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     recipes = [_recipe(load, overrides, assignments) for assignments in combined]
-    whole = replace(recipes[0], name=name or f"{recipes[0].name}-sweep")  # which checks the name
+    name = f"{recipes[0].name}-sweep" if name is None else name
+    whole = replace(recipes[0], name=name)  # which checks it
     runs = [replace(r, name=_name(a)) for r, a in zip(recipes, combined, strict=True)]
     _check_together(runs)
     return Sweep(name=whole.name, recipes=tuple(runs), keys=tuple(values))

@@ -71,6 +71,12 @@ def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--sweep", "train.seed=1,2"]])
+def test_an_empty_name_is_not_taken_for_none(more: list[str]) -> None:
+    done = letterpress("submit", MINI, "--dry-run", "--name", "", *more)  # "$UNSET" in a script
+    assert done.stderr.startswith("error: name '' must be letters, digits")
+
+
 def test_a_backend_that_is_not_there_says_what_is() -> None:
     done = letterpress("submit", MINI, "--on", "moon")
     assert done.returncode == ExitCode.BAD_INPUT

@@ -195,6 +195,8 @@ def test_a_mistake_in_the_sites_file_names_the_file(
         "slurm.flags=[exclusive]",
         "slurm.srun_flags=['--x; id']",
         "slurm.hours=0",
+        "slurm.hours=.inf",
+        "slurm.exclude_h=.inf",
         "slurm.hours=0.01",
         "slurm.farm.partition='low; id'",
         "slurm.farm.nodes=0",
