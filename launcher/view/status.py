@@ -13,7 +13,7 @@ from cluster.table import align, results_table
 from launcher.job import last_words
 from launcher.ray.jobs import has_begun, job_line
 from launcher.run_state import is_on_ray, run_state
-from launcher.runs import short_names
+from launcher.runs import is_whole, short_names
 from launcher.slurm.farm import farm_job, farm_output
 from launcher.view.accounts import accounts_table
 from launcher.view.follow import progress_line
@@ -23,6 +23,9 @@ def overview(runs: list[RunFolder]) -> str:
     """A table with a line per run."""
     rows = [["run", "state", "step", "checkpoints", "evaluated"]]
     for name, run in zip(short_names(runs), runs, strict=True):
+        if not is_whole(run):
+            rows.append([name, "broken", *["–"] * 3])
+            continue
         beat = main_beat(run)
         rows.append(
             [

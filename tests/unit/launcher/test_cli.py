@@ -238,6 +238,24 @@ def test_status_lists_the_runs(run: RunFolder, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1].split() == ["mini", "new", "–", "0", "0"]
 
 
+def test_half_a_run_folder_is_named_and_hides_no_other(run: RunFolder, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    run.root.rename(runs / "mini")
+    (runs / "half").mkdir()
+    (runs / "half" / "recipe.yaml").write_text("name: half\n")
+    done = letterpress("status", cwd=tmp_path)
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["half", "broken"],
+        ["mini", "new"],
+    ]
+    for command in ("status", "logs", "stop", "cancel", "resume"):
+        done = letterpress(command, "runs/half", cwd=tmp_path)
+        assert (
+            done.stderr == "error: runs/half is half a run folder: its state.json cannot be read\n"
+        )
+
+
 def test_a_hint_can_be_typed_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "bin" / "letterpress"
     script.parent.mkdir()
