@@ -12,14 +12,14 @@ from pathlib import Path
 from cluster.config import add_set_option, build, describe, read_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import read_json
 from cluster.slurm.run_job import is_on_slurm
 from launcher.dry_run import show, show_sweep
 from launcher.freeze import freeze
 from launcher.missing import missing_files
 from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
 from launcher.run_state import is_on_ray, run_state
-from launcher.runs import runs_at, runs_below, short_names
+from launcher.runs import run_at, runs_at, runs_below, short_names
 from launcher.start import STARTS, go_on_here
 from launcher.sweep import sweep_of
 from launcher.view.logs import is_over, next_attempt, print_log
@@ -200,7 +200,7 @@ def doctor_command(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run from its newest whole checkpoint, with the code that it was frozen with."""
-    run = RunFolder.existing(arguments.run)
+    run = run_at(arguments.run)
     state = run_state(run)
     # On Ray one may wait for nodes, or have been killed there: `submit_job` looks.
     waits = state == "restarting" and is_on_ray(read_json(run.state))
@@ -233,7 +233,7 @@ def begin(arguments: argparse.Namespace) -> int:
     """Open the next attempt of a run and print its number (for batch scripts)."""
     from launcher.slurm import job as slurm_job
 
-    print(slurm_job.begin(RunFolder.existing(arguments.run)))
+    print(slurm_job.begin(run_at(arguments.run)))
     return ExitCode.DONE
 
 
@@ -244,7 +244,7 @@ def end(arguments: argparse.Namespace) -> int:
     """
     from launcher.slurm import job as slurm_job
 
-    follows, code = slurm_job.end(RunFolder.existing(arguments.run), arguments.attempt)
+    follows, code = slurm_job.end(run_at(arguments.run), arguments.attempt)
     print(follows)
     return code
 
@@ -253,7 +253,7 @@ def requeue(arguments: argparse.Namespace) -> int:
     """Queue the job again that this is the last act of (for batch scripts)."""
     from launcher.slurm import job as slurm_job
 
-    return slurm_job.requeue_own_job(RunFolder.existing(arguments.run))
+    return slurm_job.requeue_own_job(run_at(arguments.run))
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -273,7 +273,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def logs(arguments: argparse.Namespace) -> int:
     """Print what a rank has printed in the newest attempt, or the farm in all of them."""
-    run = RunFolder.existing(arguments.run)
+    run = run_at(arguments.run)
     if arguments.farm:
         print_log(run.farm_log, partial(is_over, run) if arguments.follow else None)
         return ExitCode.DONE
@@ -293,7 +293,7 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def stop(arguments: argparse.Namespace) -> int:
     """Ask a run to save at its next step and end; `resume` goes on."""
-    run = RunFolder.existing(arguments.run)
+    run = run_at(arguments.run)
     state = run_state(run)
     if state == "queued" and is_on_ray(read_json(run.state)):
         from launcher.ray.jobs import stop_waiting_job
@@ -315,7 +315,7 @@ def stop(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """End a run's job on SLURM or Ray at once, or take it out of the queue; `resume` goes on."""
-    run = RunFolder.existing(arguments.run)
+    run = run_at(arguments.run)
     if is_on_slurm(read_json(run.state)):
         from launcher.slurm import submit as slurm
 
@@ -374,7 +374,7 @@ def _runs_argument(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(arguments: argparse.Namespace, load: Load = load_recipe) -> Recipe:
     recipe = load(arguments.recipe, arguments.set)
-    return replace(recipe, name=arguments.name) if arguments.name else recipe
+    return recipe if arguments.name is None else replace(recipe, name=arguments.name)
 
 
 def _submit_sweep(arguments: argparse.Namespace, load: Load) -> int:

@@ -1,6 +1,9 @@
 """Freezing a recipe into a run folder: what will run can no longer be changed by editing."""
 
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,20 +33,34 @@ def freeze(recipe: Recipe, root: Path) -> RunFolder:
             f"{root.absolute()} would be lost: it lies in a copy that Ray removes with its job. "
             "`letterpress submit --on ray` starts such a job, from a folder that all nodes share"
         )
-    staging = RunFolder(root.with_name(f".{root.name}.frozen.tmp"))
-    shutil.rmtree(staging.root, ignore_errors=True)
-    try:
-        staging.root.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(
-            f"{root} cannot be made: {error.strerror}. Runs lie below the folder that you are in: "
-            "change to one that you may write"
-        ) from None
-    write_text(staging.recipe, to_yaml(recipe))
-    copy_code(staging.code)
-    write_json(staging.state, new_state(provenance(_package("launcher").parent)))
-    staging.root.rename(root)
+    with staged(root) as staging:
+        run = RunFolder(staging)
+        write_text(run.recipe, to_yaml(recipe))
+        copy_code(run.code)
+        write_json(run.state, new_state(provenance(_package("launcher").parent)))
     return RunFolder(root)
+
+
+@contextmanager
+def staged(root: Path) -> Iterator[Path]:
+    """A folder that becomes `root` when all is in it; ValueError if it cannot, and nothing is left.
+
+    Its name is nobody else's: who makes the same `root` meanwhile is not disturbed.
+    """
+    staging = root.with_name(f".{root.name}.{secrets.token_hex(4)}.frozen.tmp")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        staging.rename(root)
+    except OSError as error:
+        if root.exists():
+            raise ValueError(f"{root} was made meanwhile: --name gives this another name") from None
+        raise ValueError(
+            f"{root} cannot be made: {_reason(error)}. Runs lie below the folder that you are in: "
+            "change to one that you may write, and that has room"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def copy_code(folder: Path) -> None:
@@ -51,6 +68,12 @@ def copy_code(folder: Path) -> None:
     for name in PACKAGES:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(_package(name), folder / name, ignore=ignore)
+
+
+def _reason(error: OSError) -> str:
+    """Why a folder cannot be made; of many files that cannot be copied, the first one's reason."""
+    why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+    return str(why).partition(": ")[0]
 
 
 def _package(name: str) -> Path:

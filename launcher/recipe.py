@@ -12,6 +12,8 @@ from launcher.slurm.site import SlurmConfig, site_file, site_keys
 from trainer.config import TrainConfig, split_batch
 
 Config = TypeVar("Config")
+# Of a folder, whose name may have 255 with what is added while it is made.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,11 @@ class Recipe:
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(f"name {self.name!r} must be letters, digits, '.', '_' and '-'")
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name {self.name!r} must be letters, digits, '.', '_' and '-', at most 200, and "
+                "begin with a letter or digit"
+            )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

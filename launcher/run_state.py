@@ -5,7 +5,7 @@ from typing import Any
 from cluster.hangs.heartbeat import beats, main_beat
 from cluster.ranks.processes import is_alive
 from cluster.run_folder import RunFolder, read_json
-from cluster.slurm.run_job import ask_slurm, slurm_job
+from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from launcher.ray.jobs import has_begun
 
 
@@ -13,7 +13,8 @@ def run_state(run: RunFolder) -> str:
     """What a run is doing, in a word.
 
     new, queued, starting, running, stopping, restarting, done, stopped, cancelled, failed; lost:
-    killed without a word; unknown: SLURM would have to say, and does not.
+    killed without a word, or its next job was asked for and SLURM did not answer; unknown: SLURM
+    would have to say, and does not.
     """
     state = read_json(run.state)
     if state["outcome"]:
@@ -24,6 +25,8 @@ def run_state(run: RunFolder) -> str:
         return "queued"
     if not state["attempts"]:
         return "new"
+    if is_on_slurm(state):  # and has no job: `resume` looks whether it got one
+        return "lost"
     if _is_running(run, state["attempts"][-1]):
         if "ended" in state["attempts"][-1]:
             return "restarting"

@@ -1,7 +1,6 @@
 """A sweep: runs of one recipe that differ in some keys, all checked before any of them is made."""
 
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -10,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from cluster.run_folder import RunFolder, read_json, write_json
-from launcher.freeze import freeze
+from launcher.freeze import freeze, staged
 from launcher.recipe import Recipe
 
 Load = Callable[[Sequence[str]], Recipe]
@@ -37,7 +36,8 @@ def sweep_of(load: Load, overrides: Sequence[str], swept: Sequence[str], name: s
     values = _values_by_key(swept)
     combined = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     recipes = [_recipe(load, overrides, assignments) for assignments in combined]
-    whole = replace(recipes[0], name=name or f"{recipes[0].name}-sweep")  # which checks the name
+    name = f"{recipes[0].name}-sweep" if name is None else name
+    whole = replace(recipes[0], name=name)  # which checks it
     runs = [replace(r, name=_name(a)) for r, a in zip(recipes, combined, strict=True)]
     _check_together(runs)
     return Sweep(name=whole.name, recipes=tuple(runs), keys=tuple(values))
@@ -50,12 +50,10 @@ def freeze_sweep(sweep: Sweep, root: Path) -> list[RunFolder]:
             f"{root} exists: `letterpress status {root}` compares the runs in it, --name gives "
             "this sweep another name"
         )
-    staging = root.with_name(f".{root.name}.frozen.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    for recipe in sweep.recipes:
-        run = freeze(recipe, staging / recipe.name)
-        write_json(run.state, {**read_json(run.state), "swept": sweep.keys})
-    staging.rename(root)
+    with staged(root) as staging:
+        for recipe in sweep.recipes:
+            run = freeze(recipe, staging / recipe.name)
+            write_json(run.state, {**read_json(run.state), "swept": sweep.keys})
     return [RunFolder(root / recipe.name) for recipe in sweep.recipes]
 
 

@@ -13,6 +13,9 @@ from cluster.verdict.verdict import Cause, SchedulerFacts, Verdict
 LINE_LETTERS = 300  # of a line that is cited
 # Whoever asks for a stop says who it is (RunFolder.request_stop); people are the rest.
 STOPPED_BY_SCHEDULER = re.compile(r"nearly up|preempt|SIGUSR1", re.IGNORECASE)
+# slurmstepd, when what srun is to start is not on a node; srun, of the node whose task ended so.
+NOT_THERE = re.compile(r"slurmstepd\S*: error: execve\(\): .*")
+TASK_FAILED = re.compile(r"srun: error: ([^\s:\[]+): task \d+: Exited with exit code")
 STATES = {
     "PREEMPTED": Cause.PREEMPTED,
     "TIMEOUT": Cause.PREEMPTED,
@@ -85,6 +88,22 @@ def _hang(evidence: Evidence) -> Iterator[Verdict]:
                 rank=min(hang["ranks"], default=None),
                 evidence=f"{who} stood still in {hang['phase']} (node-{record['host']}.json)",
             )
+
+
+def _not_there(evidence: Evidence) -> Iterator[Verdict]:
+    """What a node lacks that all should have, such as the environment: no agent was there to tell.
+
+    Of several nodes that lack it none is to blame.
+    """
+    output = "\n".join(evidence.facts.output)
+    if found := NOT_THERE.search(output):
+        nodes = set(TASK_FAILED.findall(output))
+        is_one = len(nodes) == 1 < len(evidence.facts.hosts)
+        yield Verdict(
+            cause=Cause.HARDWARE if is_one else Cause.USER_ERROR,
+            node=nodes.pop() if is_one else None,
+            evidence=f"{found[0]} (the job's output)",
+        )
 
 
 def _killed_for_memory(evidence: Evidence) -> Iterator[Verdict]:
@@ -184,6 +203,7 @@ WITNESSES: tuple[Callable[[Evidence], Iterator[Verdict]], ...] = (
     _ended_well,
     _preflight,
     _hang,
+    _not_there,
     _killed_for_memory,
     _told_the_cause,
     _stop,

@@ -52,6 +52,7 @@ def drive(run: RunFolder) -> int:
 
 def _train_and_score(recipe: Recipe, run: RunFolder) -> int:
     """Samples, attempts until none may follow, and the farm beside them; the exit code of all."""
+    _heed_cancel(run)
     if not recipe.ray.grows:
         check_room(room_of(recipe, run))
     code = _make_samples(recipe, run)
@@ -72,6 +73,7 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
         with seated(room_of(recipe, run), run.stop_request.exists) as seats:
             if seats is None:
                 return ExitCode.STOPPED
+            _heed_cancel(run)
             number = begin_attempt(
                 run,
                 backend="ray",
@@ -84,6 +86,16 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
         print(decision.why, flush=True)
         if not decision.restart:
             return summed_up(run, number)
+
+
+def _heed_cancel(run: RunFolder) -> None:
+    """End as by SIGTERM if somebody has ended the run.
+
+    Ray's SIGTERM may find the shell alone that starts us: it ends, we do not, and Ray takes the job
+    for stopped (ray 2.60).
+    """
+    if read_json(run.state)["outcome"]:
+        raise KeyboardInterrupt
 
 
 def _run(run: RunFolder, number: int, seats: Seats, command: Sequence[str]) -> Decision:

@@ -178,7 +178,13 @@ def _status(client: Any, job: str) -> str | None:
             return None
         raise MachineFault(f"Ray does not answer: {_one_line(error)}") from None
     failed = info.status.value == "FAILED" and info.message
-    return f"FAILED: {_one_line(info.message)}" if failed else str(info.status.value)
+    return f"FAILED: {_reason(info.message)}" if failed else str(info.status.value)
+
+
+def _reason(message: str) -> str:
+    """Why a job has failed, of Ray's words and the end of its log: our own error line, if any."""
+    errors = [line for line in message.splitlines() if line.startswith("error: ")]
+    return _one_line(errors[-1] if errors else message.partition(", last available logs")[0])
 
 
 def _one_line(error: object) -> str:

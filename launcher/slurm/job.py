@@ -39,9 +39,15 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
             raise MachineFault(decision.why)
     node = slurm_node({"SLURM_NODEID": "0", **environment})
     hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
-    queued = queued_at(job)  # null: SLURM gave no answer, and the queue stays unknown
+    output = _output_file(run, environment)
     return begin_attempt(
-        run, backend="slurm", job=job, hosts=hosts, ranks_per_node=node.ranks, queued=queued
+        run,
+        backend="slurm",
+        job=job,
+        hosts=hosts,
+        ranks_per_node=node.ranks,
+        queued=queued_at(job),  # null: SLURM gave no answer, and the queue stays unknown
+        printed_bytes=output.stat().st_size if output else 0,  # by the job before this attempt
     )
 
 
@@ -109,7 +115,7 @@ def _facts(run: RunFolder, number: int, environment: Mapping[str, str]) -> Sched
         state="PREEMPTED" if _agents_were_stopped(run, in_doubt=in_doubt) else None,
         hosts=tuple(hosts),
         down_hosts=tuple(down_nodes(hosts)) if in_doubt else (),
-        output=_output(run, environment),
+        output=_output(run, number, environment),
     )
 
 
@@ -134,14 +140,27 @@ def _look_afresh(folder: Path) -> None:
     probe.unlink()
 
 
-def _output(run: RunFolder, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The last lines that the job printed, where its script says that it prints."""
+def _output(run: RunFolder, number: int, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The last lines that the job has printed since an attempt began.
+
+    What came before explains another attempt's end, such as that the job was queued again.
+    """
+    path = _output_file(run, environment)
+    if path is None:
+        return ()
+    attempts = read_json(run.state)["attempts"]
+    (before,) = (a.get("printed_bytes", 0) for a in attempts if a["number"] == number)
+    with path.open("rb") as file:
+        file.seek(before if before <= path.stat().st_size else 0)
+        return tuple(file.read().decode(errors="replace").splitlines()[-OUTPUT_LINES:])
+
+
+def _output_file(run: RunFolder, environment: Mapping[str, str]) -> Path | None:
+    """Where the job prints, if that is where its script says."""
     typed = Path(environment.get("SLURM_SUBMIT_DIR", "."))
     ours, named = own_job(environment), environment["SLURM_JOB_ID"]  # %j is the latter
-    for path in (run.root / f"slurm-{ours}.out", typed / f"slurm-{named}.out"):
-        if path.is_file():
-            return tuple(path.read_text(errors="replace").splitlines()[-OUTPUT_LINES:])
-    return ()
+    paths = (run.root / f"slurm-{ours}.out", typed / f"slurm-{named}.out")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,14 @@ from pathlib import Path
 
 from launcher.slurm.site import SlurmConfig, minutes
 
+CHECK_PYTHON = """\
+[ -x "$PYTHON" ] || {
+    echo "error: $SLURMD_NODENAME has no $PYTHON: mount it there, or leave the node out, by" \\
+        "slurm.flags=[--exclude=$SLURMD_NODENAME]" >&2
+    exit 2
+}
+"""
+
 
 def script(about: str, flags: Iterable[str], variables: Iterable[str], body: str) -> str:
     """A batch script; `about` is its comment, `variables` are what its body reads."""
@@ -27,7 +35,7 @@ def script(about: str, flags: Iterable[str], variables: Iterable[str], body: str
 def python_and_run(slurm: SlurmConfig, run: Path) -> list[str]:
     """The variables of a script that is about one run."""
     python = shlex.quote(str(slurm.python or sys.executable))
-    return [f"PYTHON={python}", f"RUN={shlex.quote(str(run))}", ""]
+    return [f"PYTHON={python}", f"RUN={shlex.quote(str(run))}", "", CHECK_PYTHON]
 
 
 def time_flag(slurm: SlurmConfig) -> str:

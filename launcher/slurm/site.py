@@ -96,8 +96,8 @@ class SlurmConfig:
             )
         for key in ("cpus_per_gpu", "memory_gb", "hours", "exclude_h"):
             value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise ValueError(f"{key} must be positive, got {value:g}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{key} must be a positive number, got {value:g}")
         if not 0 <= self.save_before_end_s < 3600 * self.hours:
             raise ValueError(
                 f"save_before_end_s must be from 0 to the time limit of {self.hours:g} h, "

@@ -121,6 +121,9 @@ def queue_run(recipe: Recipe, run: RunFolder) -> str:
     except NoAnswer as error:
         hint = f"`letterpress resume {run.root}` looks whether it is queued, and queues it if not"
         raise NoAnswer(f"{error}: {hint}") from None
+    except (Refused, NoSlurm):
+        write_json(run.state, state)  # as if nobody had asked
+        raise
     return note_number(run, number)
 
 
@@ -157,13 +160,22 @@ def resume_job(run: RunFolder, *, is_queued: bool) -> str:
 def cancel_job(run: RunFolder) -> str:
     """End a run's job; what was done, in a line."""
     state = read_json(run.state)
-    job = slurm_job(state)
+    job = slurm_job(state) or _find_lost_answer(run, state)
     if job is None or state["outcome"]:
         raise ValueError(f"{run.root} is {state['outcome'] or 'new'}: there is no job to cancel")
     cancel(job)
     cancel_farm(run)
     cancel_run(run)
     return f"cancelled job {job}; what was published last can be resumed from"
+
+
+def _find_lost_answer(run: RunFolder, state: dict[str, Any]) -> str | None:
+    """The number of the job that SLURM took without answering; None if it did not."""
+    job = state["slurm_job"]
+    number = None if job["number"] else find_job(job["token"])
+    if number is None:
+        return None
+    return note_number(run, f"{number}_{job['task']}" if "task" in job else number)
 
 
 def recipe_of(run: RunFolder) -> Recipe:

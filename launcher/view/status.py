@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.hangs.heartbeat import main_beat
+from cluster.program import last_words
 from cluster.run_folder import RunFolder, published_steps, read_json
-from cluster.slurm.run_job import ask_slurm, slurm_job
+from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from cluster.table import align, results_table
-from launcher.ray.jobs import job_line
+from launcher.ray.jobs import has_begun, job_line
 from launcher.run_state import is_on_ray, run_state
-from launcher.runs import short_names
+from launcher.runs import is_whole, short_names
 from launcher.slurm.farm import farm_job
 from launcher.view.accounts import accounts_table
 from launcher.view.follow import progress_line
@@ -22,6 +23,9 @@ def overview(runs: list[RunFolder]) -> str:
     """A table with a line per run."""
     rows = [["run", "state", "step", "checkpoints", "evaluated"]]
     for name, run in zip(short_names(runs), runs, strict=True):
+        if not is_whole(run):
+            rows.append([name, "broken", *["–"] * 3])
+            continue
         beat = main_beat(run)
         rows.append(
             [
@@ -44,7 +48,7 @@ def details(run: RunFolder) -> str:
         changed = " and changes" if git["changed"] else ""
         lines.append(f"code       {git['commit'][:10]}{changed}")
     lines += _slurm_lines(run, state)
-    if is_on_ray(state) and not state["outcome"]:
+    if is_on_ray(state) and (not state["outcome"] or _failed_at_once(state)):
         lines.append(f"job        {job_line(state)}")
     if number is not None:
         lines.append(f"attempt    {number}")
@@ -98,17 +102,28 @@ def own_command() -> str:
     return "letterpress"
 
 
+def _failed_at_once(state: dict[str, Any]) -> bool:
+    """Whether a run's job on Ray has failed before an attempt: no verdict tells why."""
+    return state["outcome"] == "failed" and not has_begun(state)
+
+
 def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     """What SLURM last said of the job, and the nodes that the run keeps away from."""
-    lines = []
+    lines, is_lost = [], False
+    if is_on_slurm(state) and slurm_job(state) is None:
+        resume = f"`{own_command()} resume {run.root}` looks whether it is queued"
+        lines.append(f"job        SLURM did not answer when a job was asked for: {resume}")
     if slurm_job(state) and not state["outcome"]:
         job, queue = ask_slurm(state)
         said = f", as SLURM said {time.time() - queue.asked:.0f} s ago" if job else ""
         lines.append(f"job        {slurm_job(state)}: {job or 'SLURM was asked before'}{said}")
         lines += [f"           {queue.failure}"] if queue.failure else []
+        is_lost = job is not None and job.has_ended
     output = run.root / f"slurm-{slurm_job(state)}.out"
     if output.exists():
         lines.append(f"output     {output}")
+        if is_lost:  # no verdict tells why
+            lines.append(f"           {last_words(output)}")
     if farm := farm_job(state):
         lines.append(f"farm       job {farm}; it prints to {run.evaluations}/slurm-{farm}*.out")
     for entry in state.get("excluded", []):

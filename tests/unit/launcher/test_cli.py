@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
-from launcher.freeze import freeze
+from launcher.freeze import freeze, staged
 from launcher.recipe import load_recipe
 from launcher.view.status import details, own_command, run_state
 from tests.conftest import CHECKOUT
@@ -68,6 +69,12 @@ def test_a_dry_run_shows_the_recipe_and_all_that_it_lacks(tmp_path: Path) -> Non
     assert lacking == ["train.model", "train.data.mario.path", "train.data.mario.index"]
     assert done.returncode == ExitCode.BAD_INPUT  # as a real one would be answered
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--sweep", "train.seed=1,2"]])
+def test_an_empty_name_is_not_taken_for_none(more: list[str]) -> None:
+    done = letterpress("submit", MINI, "--dry-run", "--name", "", *more)  # "$UNSET" in a script
+    assert done.stderr.startswith("error: name '' must be letters, digits")
 
 
 def test_a_backend_that_is_not_there_says_what_is() -> None:
@@ -133,6 +140,28 @@ def test_a_name_that_is_taken_is_never_overwritten(run: RunFolder) -> None:
     with pytest.raises(ValueError, match="exists: `letterpress resume"):
         freeze(load_recipe(MINI, ["train.steps=1"]), run.root)
     assert yaml.safe_load(run.recipe.read_text())["train"]["steps"] != 1
+
+
+def test_of_two_that_make_the_same_run_at_once_one_is_told_and_none_is_disturbed(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "runs" / "mini"
+    with pytest.raises(ValueError, match="runs/mini was made meanwhile: --name"), staged(root):
+        theirs = freeze(load_recipe(MINI), root)
+    assert list(root.parent.iterdir()) == [root]
+    assert theirs.recipe.is_file()
+
+
+def test_a_run_for_which_there_is_no_room_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:  # as shutil.copytree says it
+        raise shutil.Error([("from", "to", "[Errno 28] No space left on device: 'from' -> 'to'")])
+
+    monkeypatch.setattr("launcher.freeze.copy_code", full)
+    with pytest.raises(ValueError, match=r"mini cannot be made: .*No space left on device\. Runs"):
+        freeze(load_recipe(MINI), tmp_path / "mini")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_frozen_run_holds_recipe_code_and_where_it_comes_from(run: RunFolder) -> None:
@@ -219,6 +248,24 @@ def test_status_lists_the_runs(run: RunFolder, tmp_path: Path) -> None:
     run.root.rename(tmp_path / "runs" / "mini")
     done = letterpress("status", cwd=tmp_path)
     assert done.stdout.splitlines()[1].split() == ["mini", "new", "–", "0", "0"]
+
+
+def test_half_a_run_folder_is_named_and_hides_no_other(run: RunFolder, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    run.root.rename(runs / "mini")
+    (runs / "half").mkdir()
+    (runs / "half" / "recipe.yaml").write_text("name: half\n")
+    done = letterpress("status", cwd=tmp_path)
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["half", "broken"],
+        ["mini", "new"],
+    ]
+    for command in ("status", "logs", "stop", "cancel", "resume"):
+        done = letterpress(command, "runs/half", cwd=tmp_path)
+        assert (
+            done.stderr == "error: runs/half is half a run folder: its state.json cannot be read\n"
+        )
 
 
 def test_a_hint_can_be_typed_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

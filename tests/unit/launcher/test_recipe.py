@@ -98,3 +98,9 @@ def test_paths_are_absolute_so_that_a_run_means_the_same_anywhere(
 def test_a_mistake_is_named_by_its_key(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_recipe(CHECKOUT / "recipes" / "mini.yaml", [change])
+
+
+@pytest.mark.parametrize("name", ["", "-x", "..", "a b", "a\n", "$(id)", "n" * 201])
+def test_a_name_is_a_plain_word_that_a_folder_may_have(name: str) -> None:
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        replace(load_recipe(CHECKOUT / "recipes" / "mini.yaml"), name=name)

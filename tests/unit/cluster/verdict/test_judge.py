@@ -252,6 +252,24 @@ def test_the_job_s_own_output_names_a_node(run: RunFolder) -> None:
     assert verdict.evidence == "srun: error: Node failure on gpu-7 (the job's output)"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "nodes", "cause"),
+    [
+        (("n1", "n2", "n3"), ("n2",), Cause.HARDWARE),
+        (("n1", "n2", "n3"), ("n2", "n3"), Cause.USER_ERROR),
+        (("n2",), ("n2",), Cause.USER_ERROR),
+    ],
+)
+def test_a_node_without_the_environment_is_to_blame_and_several_are_the_user_s(
+    run: RunFolder, hosts: tuple[str, ...], nodes: tuple[str, ...], cause: Cause
+) -> None:
+    lacks = "slurmstepd: error: execve(): /shared/venv/bin/python: No such file or directory"
+    exited = [f"srun: error: {node}: task 1: Exited with exit code 2" for node in nodes]
+    verdict = judge(run, 0, SchedulerFacts(hosts=hosts, output=(lacks, *exited)))
+    node = "n2" if cause == Cause.HARDWARE else None
+    assert verdict == Verdict(cause=cause, node=node, evidence=f"{lacks} (the job's output)")
+
+
 def test_our_own_line_means_what_its_exit_code_says(run: RunFolder) -> None:
     say(run, 0, "error: no port from 20000 to 29000 is free")
     record(run, "n1", 75, r0=75)

@@ -3,6 +3,8 @@
 import shlex
 import shutil
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,10 +23,10 @@ from cluster.verdict.verdict import Cause, SchedulerFacts
 from launcher.__main__ import resume
 from launcher.freeze import freeze
 from launcher.ray import jobs as ray_jobs
-from launcher.ray.driver import room_of
+from launcher.ray.driver import attempt_until_it_ends, room_of
 from launcher.ray.jobs import cancel_job, check_folder, connect, submit, submit_run
 from launcher.recipe import load_recipe
-from launcher.view.status import run_state
+from launcher.view.status import details, run_state
 from tests.conftest import CHECKOUT
 
 RECIPE = load_recipe(CHECKOUT / "recipes" / "mini.yaml")
@@ -266,6 +268,24 @@ def test_a_node_that_dies_before_all_is_saved_is_preempted_if_ray_had_announced_
     assert end_attempt(run, 0, ExitCode.RETRY_ELSEWHERE, facts).cause == cause
 
 
+def test_a_driver_that_comes_up_after_its_job_was_cancelled_begins_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def seated(*_: object) -> Iterator[Seats]:
+        node = RayNode(id="a1", name="n1", address="10.0.0.1")
+        yield Seats(nodes=(node,), actors=(None,), room=Room(nodes=1, ranks=2, on_gpus=False))
+
+    monkeypatch.setattr("launcher.ray.driver.seated", seated)
+    ray = FakeRay()
+    submit(run, ray)
+    cancel_job(run, ray)
+    with pytest.raises(KeyboardInterrupt):
+        attempt_until_it_ends(RECIPE, run, ["python"])
+    assert read_json(run.state)["outcome"] == "cancelled"
+    assert run.last_attempt() is None
+
+
 def test_a_run_whose_driver_died_while_it_waited_for_nodes_can_be_resumed(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +301,25 @@ def test_a_run_whose_driver_died_while_it_waited_for_nodes_can_be_resumed(
     ray.jobs[first] = Info(Status.FAILED, "the driver was killed")
     resume(Namespace(run=run.root))
     assert len(ray.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("printed", "why"),
+    [
+        ("64 samples\nerror: this Ray has one node\n", "FAILED: error: this Ray has one node"),
+        ("64 samples\n", "FAILED: Job entrypoint command failed with exit code 2"),
+    ],
+)
+def test_status_tells_why_a_run_failed_before_its_first_attempt(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, printed: str, why: str
+) -> None:
+    ray = FakeRay()
+    job = submit(run, ray)
+    end_run(run, 0, ExitCode.BAD_INPUT)
+    words = "Job entrypoint command failed with exit code 2, last available logs (truncated):\n"
+    ray.jobs[job] = Info(Status.FAILED, words + printed)
+    monkeypatch.setattr(ray_jobs, "connect", lambda: ray)
+    assert f"job        {job}: {why}" in details(run).splitlines()
 
 
 def test_each_node_s_agent_knows_all_of_them(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.exit_codes import ExitCode, MachineFault
-from cluster.run_folder import RunFolder, read_json, write_json
+from cluster.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.freeze import freeze
 from launcher.recipe import load_slurm_recipe
 from launcher.slurm.job import begin, end, requeue_own_job
@@ -56,13 +56,15 @@ def scontrol(fake_slurm: FakeSlurm, requeue: str = "true") -> None:
 def ended(run: RunFolder) -> Callable[..., None]:
     """Writes the record of a node: its rank's exit code, or the signal that ended it."""
 
-    def write(host: str, code: int, *, by: str | None = None, at: float = 1.0) -> None:
+    def write(
+        host: str, code: int, *, by: str | None = None, at: float = 1.0, attempt: int = 0
+    ) -> None:
         number = int(host[1:]) - 1
         rank: dict[str, Any] = {"rank": number, "exit_code": None if by else code, "signal": by}
         failed = number if by or code not in (ExitCode.DONE, ExitCode.STOPPED) else None
         record = {"ended": at, "exit_code": code, "host": host, "node": number, "ranks": [rank]}
         record |= {"first_failed_rank": failed, "log_tail": []}
-        write_json(run.attempt(0).node_record(host), record)
+        write_json(run.attempt(attempt).node_record(host), record)
 
     return write
 
@@ -84,6 +86,25 @@ def test_a_killed_rank_is_restarted_on_the_same_nodes(
     assert end(run, 0)[0] == "again"
     assert not run.stop_request.exists()
     assert read_json(run.state)["outcome"] is None  # the farm goes on
+
+
+@pytest.mark.parametrize(
+    ("printed_since", "cause"),
+    [("", "user_error"), ("srun: error: Node failure on n2\n", "hardware")],
+)
+def test_what_the_job_printed_before_an_attempt_does_not_explain_its_end(
+    run: RunFolder, ended: Callable[..., None], printed_since: str, cause: str
+) -> None:
+    requeued = "JOB 17 ON n1 CANCELLED AT 2026-11-22T06:10:00 DUE TO JOB REQUEUE"
+    output = run.root / "slurm-17.out"
+    output.write_text(f"slurmstepd: error: *** {requeued} ***\n")
+    number = begin(run)
+    output.write_text(output.read_text() + printed_since)
+    write_text(run.attempt(number).rank_log(0), "KeyError: 'lines'\n")
+    ended("n1", 1, attempt=number)
+    ended("n2", 1, attempt=number)
+    end(run, number)
+    assert read_json(run.state)["attempts"][number]["verdict"]["cause"] == cause
 
 
 def test_a_node_that_left_no_record_is_left_out(

@@ -13,6 +13,7 @@ from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.commands import NoAnswer, Refused
 from cluster.slurm.excluded import exclude
+from cluster.state import begin_attempt, end_attempt, end_run
 from launcher.recipe import RanksConfig, Recipe, load_recipe, load_slurm_recipe
 from launcher.run_state import run_state
 from launcher.slurm.farm import BODY as FARM_BODY
@@ -119,6 +120,21 @@ def test_a_job_without_a_python_says_so(name: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["one_node", "farm"])
+def test_a_node_without_the_python_says_so(name: str) -> None:
+    done = subprocess.run(
+        ["/bin/bash", str(GOLDEN / f"{name}.sh")],
+        env={"SLURMD_NODENAME": "n2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert done.stderr == (
+        "error: n2 has no /shared/venv/bin/python: mount it there, or leave the node out, by "
+        "slurm.flags=[--exclude=n2]\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
 @pytest.mark.parametrize("is_back", [False, True])
 def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
@@ -179,6 +195,8 @@ def test_a_mistake_in_the_sites_file_names_the_file(
         "slurm.flags=[exclusive]",
         "slurm.srun_flags=['--x; id']",
         "slurm.hours=0",
+        "slurm.hours=.inf",
+        "slurm.exclude_h=.inf",
         "slurm.hours=0.01",
         "slurm.farm.partition='low; id'",
         "slurm.farm.nodes=0",
@@ -253,6 +271,42 @@ def test_a_run_whose_job_is_gone_is_resumed_by_a_new_one(
     assert not run.stop_request.exists()
 
 
+@pytest.fixture
+def stopped(recipe: Recipe, tmp_path: Path) -> RunFolder:
+    """A run whose job 17 has ended, for it was asked to stop."""
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    number = begin_attempt(run, backend="slurm", job="17", hosts=["n1"], ranks_per_node=2)
+    end_attempt(run, number, ExitCode.STOPPED)
+    end_run(run, number, ExitCode.STOPPED)
+    return run
+
+
+def test_a_resume_that_slurm_refuses_changes_nothing(
+    stopped: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    before = read_json(stopped.state)
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Invalid account", code=1)
+    with pytest.raises(Refused, match="Invalid account"):
+        resume_job(stopped, is_queued=False)
+    assert read_json(stopped.state) == before
+    assert run_state(stopped) == "stopped"
+
+
+def test_a_resume_that_slurm_did_not_answer_can_be_asked_for_again(
+    stopped: RunFolder, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.slurm.commands.LOOK_AGAIN_AFTER_S", ())
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Socket timed out", code=1)
+    with pytest.raises(NoAnswer, match=r"`letterpress resume .*mini` looks whether it is queued"):
+        resume_job(stopped, is_queued=False)
+    assert run_state(stopped) == "lost"  # which `resume` takes
+    assert "SLURM did not answer when a job was asked for" in details(stopped)
+    fake_slurm.answers("squeue", f"18|{read_json(stopped.state)['slurm_job']['token']}\n")
+    assert resume_job(stopped, is_queued=False) == "queued as job 18"
+    assert len(fake_slurm.calls("sbatch")) == 2
+
+
 def test_a_run_that_waits_is_not_queued_twice_but_let_start(
     recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
 ) -> None:
@@ -278,6 +332,25 @@ def test_a_cancelled_run_is_not_taken_for_lost(
         cancel_job(run)
 
 
+def test_a_job_that_slurm_took_without_an_answer_can_be_cancelled(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.slurm.commands.LOOK_AGAIN_AFTER_S", ())
+    fake_slurm.answers("sbatch", stderr="sbatch: error: Socket timed out", code=1)
+    fake_slurm.answers("scancel")
+    run = RunFolder(tmp_path / "mini")
+    with pytest.raises(NoAnswer):
+        submit_run(recipe, run.root)
+    with pytest.raises(ValueError, match="is new: there is no job to cancel"):
+        cancel_job(run)
+    fake_slurm.answers("squeue", f"18|{read_json(run.state)['slurm_job']['token']}\n")
+    cancel_job(run)
+    assert fake_slurm.calls("scancel") == ["scancel 18"]
+    assert run_state(run) == "cancelled"
+    fake_slurm.answers("sbatch", "19\n")
+    assert resume_job(run, is_queued=False) == "queued as job 19"  # never as the cancelled one
+
+
 @pytest.mark.parametrize(
     ("squeue", "state"),
     [
@@ -297,6 +370,18 @@ def test_a_runs_state_is_its_jobs_until_it_has_begun(
     submit_run(recipe, tmp_path / "mini")
     fake_slurm.answers("squeue", squeue)
     assert run_state(RunFolder(tmp_path / "mini")) == state
+
+
+def test_of_a_lost_run_status_shows_the_last_words_of_its_job(
+    recipe: Recipe, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    submit_run(recipe, tmp_path / "mini")
+    run = RunFolder(tmp_path / "mini")
+    output = run.root / "slurm-17.out"
+    output.write_text("error: n2 has no /shared/venv/bin/python\n")
+    fake_slurm.answers("squeue", "17|FAILED|NonZeroExitCode|n2\n")
+    shown = details(run)
+    assert f"output     {output}\n           error: n2 has no /shared/venv/bin/python" in shown
 
 
 def test_without_a_scheduler_its_answer_is_unknown(

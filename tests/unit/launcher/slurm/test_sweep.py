@@ -182,8 +182,9 @@ def test_what_a_task_printed_is_read_for_the_verdict(
         monkeypatch.setenv(key, value)
     slurm.does("scontrol", "echo n1")
     printed = "slurmstepd: error: Detected 1 oom_kill event in StepId=17.0\n"
+    number = begin(runs[1])
     (runs[1].root / "slurm-17_1.out").write_text(printed)
-    end(runs[1], begin(runs[1]))
+    end(runs[1], number)
     (attempt,) = read_json(runs[1].state)["attempts"]
     assert attempt["verdict"]["cause"] == "out_of_memory"
 

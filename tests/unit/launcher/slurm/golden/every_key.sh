@@ -23,6 +23,12 @@ set -euo pipefail
 PYTHON=/shared/venv/bin/python
 RUN='/shared/my runs/mini'
 
+[ -x "$PYTHON" ] || {
+    echo "error: $SLURMD_NODENAME has no $PYTHON: mount it there, or leave the node out, by" \
+        "slurm.flags=[--exclude=$SLURMD_NODENAME]" >&2
+    exit 2
+}
+
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"
 "$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
