@@ -1,7 +1,6 @@
 """The backend that runs on this machine: samples, then one agent and one farm, in view."""
 
 import sys
-from pathlib import Path
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
@@ -75,11 +74,7 @@ def _train(job: Job, recipe: Recipe) -> int:
 
 
 def see_to_the_farm(job: Job) -> None:
-    """Start the farm, or start it anew if it has ended; one that runs goes on, and so its log."""
-    log = job.run.attempt(job.attempt).farm_log
-    if job.farm and job.farm.poll() is None:
-        earlier = job.run.attempt(job.attempt - 1).farm_log
-        log.symlink_to(Path("..") / earlier.relative_to(job.run.attempts))
-        return
-    job.farm_failed = False
-    job.farm = job.start(farm_of(job.run), log=log)
+    """Start the farm, or start it anew if it has ended; one that runs goes on."""
+    if job.farm is None or job.farm.poll() is not None:
+        job.farm_failed = False
+        job.farm = job.start(farm_of(job.run), log=job.run.farm_log)

@@ -4,13 +4,11 @@ python -m launcher.ray.driver RUN
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from cluster.config import build, read_yaml
@@ -82,8 +80,6 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
                 node_ids=[node.id for node in seats.nodes],
                 queued=asked,
             )
-            if recipe.eval:
-                _link_farm_log(run, number)
             decision = _run(run, number, seats, [*command, "--attempt", str(number)])
         print(decision.why, flush=True)
         if not decision.restart:
@@ -148,22 +144,12 @@ def _farm(recipe: Recipe, run: RunFolder) -> Iterator[subprocess.Popen[bytes] | 
     if not recipe.eval:
         yield None
         return
-    farm = start_program(run, farm_of(run), log=_farm_log(run))
+    farm = start_program(run, farm_of(run), log=run.farm_log)
     try:
         yield farm
     finally:
         kill_session(farm.pid)  # Ray ends its actors
         farm.wait()
-
-
-def _farm_log(run: RunFolder) -> Path:
-    """One for all attempts: the farm lives through them."""
-    return run.evaluations / "farm.log"
-
-
-def _link_farm_log(run: RunFolder, number: int) -> None:
-    link = run.attempt(number).farm_log
-    link.symlink_to(os.path.relpath(_farm_log(run), link.parent))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cluster.table import align, results_table
 from launcher.ray.jobs import job_line
 from launcher.run_state import is_on_ray, run_state
 from launcher.runs import short_names
-from launcher.slurm.farm import farm_job, farm_output
+from launcher.slurm.farm import farm_job
 from launcher.view.accounts import accounts_table
 from launcher.view.follow import progress_line
 
@@ -110,7 +110,7 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     if output.exists():
         lines.append(f"output     {output}")
     if farm := farm_job(state):
-        lines.append(f"farm       job {farm}, which prints to {farm_output(run, state, '*')}")
+        lines.append(f"farm       job {farm}; it prints to {run.evaluations}/slurm-{farm}*.out")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))
