@@ -21,7 +21,7 @@ from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, cancel_run, end_attempt, end_run, summed_up
 from cluster.verdict.restart import Decision
 from cluster.verdict.verdict import SchedulerFacts
-from launcher.programs import farm_of, sample_makers, start_program
+from launcher.programs import farm_of, sample_maker, start_program
 from launcher.recipe import Recipe
 
 
@@ -55,7 +55,7 @@ def _train_and_score(recipe: Recipe, run: RunFolder) -> int:
     _heed_cancel(run)
     if not recipe.ray.grows:
         check_room(room_of(recipe, run))
-    code = _make_samples(recipe, run)
+    code = start_program(run, sample_maker(run), log=None).wait()
     with _farm(recipe, run) as farm:
         if code == ExitCode.DONE:
             command = [sys.executable, "-m", "trainer", "--config", str(run.recipe)]
@@ -140,14 +140,6 @@ def _newest(run: RunFolder) -> int:
 
 def _job(run: RunFolder) -> str:
     return str(read_json(run.state)["ray_job"]["id"])
-
-
-def _make_samples(recipe: Recipe, run: RunFolder) -> int:
-    """Make the samples; the exit code of what makes them."""
-    for command in sample_makers(recipe, run):
-        if code := start_program(run, command, log=None).wait():
-            return code
-    return ExitCode.DONE
 
 
 @contextlib.contextmanager

@@ -154,7 +154,34 @@ def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
         text=True,
     )
     assert done.returncode == 3
-    assert done.stderr.startswith("-m trainer.data build" if is_back else "-m launcher freeze")
+    assert done.stderr.startswith("-m trainer.data prepare" if is_back else "-m launcher freeze")
+
+
+def test_a_job_whose_time_is_up_as_it_makes_the_samples_is_queued_again(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mini-17"
+    (run / "code").mkdir(parents=True)
+    python, srun = tmp_path / "python", tmp_path / "srun"
+    python.write_text(
+        '#!/bin/sh\necho "$*" >&2\ncase "$*" in *prepare*) kill -USR1 $PPID;; '
+        "*begin*) echo 0;; *end*) echo again; exit 85;; esac\n"
+    )
+    srun.write_text("#!/bin/sh\n")
+    for program in (python, srun):
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", str(CHECKOUT / "slurm" / "train_multinode.sh"), "recipes/mini.yaml"],
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "17",
+            "SLURM_RESTART_COUNT": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (run / "STOP").read_text() == "the time of job 17 is nearly up\n"
+    told = [line.split(" ")[2] for line in done.stderr.splitlines()]
+    assert told == ["prepare", "begin", "end", "requeue"], done.stderr
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
