@@ -39,8 +39,8 @@ class NodeGroup:
 
 def check_asked(asked: Asked) -> None:
     """ValueError if no node of the partition could ever run it. One question to SLURM."""
-    columns = "%P|%a|%D|%G|%c|%m|%l"
-    check_fits(asked, parse_sinfo(call("sinfo", "--noheader", "--exact", f"--format={columns}")))
+    in_full = ("--noheader", "--exact", "--noconvert")  # else 1024 cores are 1K
+    check_fits(asked, parse_sinfo(call("sinfo", *in_full, "--format=%P|%a|%D|%G|%c|%m|%l")))
 
 
 def check_fits(asked: Asked, groups: list[NodeGroup]) -> None:
@@ -68,7 +68,7 @@ def check_fits(asked: Asked, groups: list[NodeGroup]) -> None:
 
 
 def parse_sinfo(text: str) -> list[NodeGroup]:
-    """Groups of nodes, of lines of `sinfo --exact --format=%P|%a|%D|%G|%c|%m|%l`."""
+    """Groups of nodes, of lines of `sinfo --exact --noconvert --format=%P|%a|%D|%G|%c|%m|%l`."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
     return [
         NodeGroup(

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,18 @@ def _facts(run: RunFolder, number: int, environment: Mapping[str, str]) -> Sched
     return SchedulerFacts(
         state="PREEMPTED" if _agents_were_stopped(run, in_doubt=in_doubt) else None,
         hosts=tuple(hosts),
-        down_hosts=tuple(down_nodes(hosts)) if in_doubt else (),
+        down_hosts=_down(hosts) if in_doubt else (),
         output=_output(run, number, environment),
     )
+
+
+def _down(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Those that SLURM has lost; none if it does not answer: the nodes' own records must do."""
+    try:
+        return tuple(down_nodes(hosts))
+    except (NoAnswer, Refused) as error:
+        _say(f"nobody knows which nodes are lost: {error}")
+        return ()
 
 
 def _agents_were_stopped(run: RunFolder, *, in_doubt: bool) -> bool:

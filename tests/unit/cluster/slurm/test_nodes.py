@@ -81,6 +81,15 @@ def test_the_check_is_one_question(fake_slurm: FakeSlurm) -> None:
     assert len(fake_slurm.calls()) == 1
 
 
+def test_a_node_of_1024_cores_is_asked_for_in_full(fake_slurm: FakeSlurm) -> None:
+    row = "gpu*|up|4|gpu:a100:8|{}|1031000|2-00:00:00"
+    in_full, cut_short = row.format("1024"), row.format("1K")  # as SLURM 22.05 prints it
+    fake_slurm.does(
+        "sinfo", f'case "$*" in *noconvert*) echo "{in_full}";; *) echo "{cut_short}"; esac'
+    )
+    check_asked(FITS)
+
+
 def test_nodes_that_do_not_answer_count_as_down(fake_slurm: FakeSlurm) -> None:
     states = "n1|allocated|none\nn2|down*|Not responding\nn3|allocated*|none\nn4|drained|fan\n"
     fake_slurm.answers("sinfo", states)

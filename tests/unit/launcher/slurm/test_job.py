@@ -119,6 +119,17 @@ def test_a_node_that_left_no_record_is_left_out(
     assert "scontrol update JobId=17 ExcNodeList=n2" in fake_slurm.calls()
 
 
+def test_a_controller_that_is_away_when_a_rank_is_killed_ends_no_run(
+    run: RunFolder, ended: Callable[..., None], fake_slurm: FakeSlurm
+) -> None:
+    fake_slurm.answers(
+        "sinfo", stderr="slurm_load_node: Unable to contact slurm controller", code=1
+    )
+    ended("n1", ExitCode.RETRY_ELSEWHERE, by="SIGKILL")
+    ended("n2", ExitCode.RETRY_ELSEWHERE, by="SIGTERM", at=2.0)
+    assert end(run, 0)[0] == "again"
+
+
 def test_a_user_error_is_over(run: RunFolder, ended: Callable[..., None]) -> None:
     ended("n1", ExitCode.BAD_INPUT)
     ended("n2", ExitCode.BAD_INPUT)
