@@ -157,6 +157,30 @@ def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
     assert done.stderr.startswith("-m trainer.data build" if is_back else "-m launcher freeze")
 
 
+@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
+def test_a_job_whose_time_is_up_while_it_makes_samples_queues_itself_again(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / "mini-17" / "code").mkdir(parents=True)
+    python = tmp_path / "python"
+    warn = 'case "$*" in *"data build"*) kill -USR1 $PPID;; esac'
+    python.write_text(f'#!/bin/sh\necho "$*"\n{warn}\n')
+    python.chmod(0o755)
+    folders = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    done = subprocess.run(
+        ["/bin/bash", str(CHECKOUT / "slurm" / name), "recipes/mini.yaml"],
+        env={**folders, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    run = tmp_path / "runs" / "mini-17"
+    assert done.stdout.splitlines() == [
+        f"-m trainer.data build --config {run}/recipe.yaml",
+        f"-m launcher requeue {run}",
+    ]
+    assert done.returncode == 0
+
+
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("partition: gpu\naccount: lab\n")

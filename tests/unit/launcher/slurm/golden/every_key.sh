@@ -29,19 +29,20 @@ RUN='/shared/my runs/mini'
     exit 2
 }
 
-# From here on the run's own copy of the code counts.
-cd "$RUN/code"
-"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
-
 # When the time is nearly up: the ranks save at their next step and leave. They get no signal.
 TIME_IS_UP=
 trap 'TIME_IS_UP=1
     [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
 
+# From here on the run's own copy of the code counts.
+cd "$RUN/code"
+"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
+
 # srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 NEXT=again
+[ -z "$TIME_IS_UP" ] || NEXT=requeue # it went while the samples were made
 while [ "$NEXT" = again ]; do
     ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
 
