@@ -44,12 +44,21 @@ SCHEDULER = (
         r"Node failure on (?P<node>\S+)|CANCELLED AT \S+ DUE TO NODE FAILURE",
         r"launch for \S+ failed on node (?P<where>[^\s:]+)",
     ),
+    # srun, while SLURM's controller is away.
+    rule(
+        "no answer of SLURM",
+        Weight.CAUSE,
+        Cause.NETWORK,
+        r"srun: error: Unable to .*: (Socket timed out|Unable to contact|Connection refused)",
+        r"srun: error: Unable to .*: (Zero Bytes were transmitted|Connection timed out)",
+    ),
     # srun, sbatch: what was asked for cannot be had.
     rule(
         "refused request",
         Weight.CAUSE,
         Cause.USER_ERROR,
         r"error: Unable to (create step|allocate resources)|error: Batch job submission failed",
+        r"^srun: (unrecognized|invalid) option|^srun: option .* requires an argument",
     ),
     # Ray's driver: raylets that do not answer, actors whose node is gone.
     rule(

@@ -47,6 +47,7 @@ trap 'TIME_IS_UP=1
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 NEXT=again
+[ -z "$TIME_IS_UP" ] || NEXT=requeue # it went while the samples were made
 while [ "$NEXT" = again ]; do
     ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
 

@@ -253,6 +253,28 @@ def test_the_job_s_own_output_names_a_node(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("srun: unrecognized option '--container-image=x.sqsh'", Cause.USER_ERROR),
+        ("srun: error: Unable to create step for job 7: Invalid GRES", Cause.USER_ERROR),
+        (
+            "srun: error: Unable to confirm allocation for job 7: Socket timed out on send/recv",
+            Cause.NETWORK,
+        ),
+        (
+            "srun: error: Unable to create step for job 7: Unable to contact slurm controller",
+            Cause.NETWORK,
+        ),
+    ],
+)
+def test_why_srun_started_no_agent_stands_in_the_job_s_output(
+    run: RunFolder, line: str, cause: Cause
+) -> None:
+    verdict = judge(run, 0, SchedulerFacts(hosts=("n1",), output=(line,)))
+    assert verdict == Verdict(cause=cause, evidence=f"{line} (the job's output)")
+
+
+@pytest.mark.parametrize(
     ("hosts", "nodes", "cause"),
     [
         (("n1", "n2", "n3"), ("n2",), Cause.HARDWARE),
