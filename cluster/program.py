@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from cluster.exit_codes import ExitCode, MachineFault, Superseded
 
@@ -41,6 +42,13 @@ def run_program(main: Callable[[], int]) -> int:
             traceback.print_exc()
             return ExitCode.RETRY_ELSEWHERE
         return _fail(f"cannot write: {error}", ExitCode.DO_NOT_RESTART)
+
+
+def last_words(log: Path) -> str:
+    """The line of a program's log that says what went wrong: our own error line, or the last."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
 def _fail(message: str, code: ExitCode) -> ExitCode:

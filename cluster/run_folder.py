@@ -48,6 +48,7 @@ class RunFolder:
         self.tensorboard = self.root / "tensorboard"
         self.evaluations = self.root / "eval"
         self.farm_heads = self.evaluations / "heads"
+        self.farm_log = self.evaluations / "farm.log"
 
     @classmethod
     def existing(cls, root: str | Path) -> "RunFolder":
@@ -110,7 +111,6 @@ class AttemptFolder:
         self.root = root
         self.number = int(root.name)
         self.events = root / "events.jsonl"
-        self.farm_log = root / "farm.log"
         self.rendezvous = root / "rendezvous.json"
         self.hang = root / "hang.json"
         self.preflight = root / "preflight.json"
@@ -130,6 +130,10 @@ class AttemptFolder:
     def node_records(self) -> list[dict[str, Any]]:
         """The records of the nodes that have ended."""
         return [read_json(path) for path in sorted(self.root.glob("node-*.json"))]
+
+    def has_ended(self) -> bool:
+        """Whether a node has ended, and so all will."""
+        return bool(self.node_records())
 
     def rank_log(self, rank: int) -> Path:
         """What a rank printed."""

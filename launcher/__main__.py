@@ -22,7 +22,7 @@ from launcher.run_state import is_on_ray, run_state
 from launcher.runs import run_at, runs_at, runs_below, short_names
 from launcher.start import STARTS, go_on_here
 from launcher.sweep import sweep_of
-from launcher.view.logs import next_attempt, print_log
+from launcher.view.logs import is_over, next_attempt, print_log
 from launcher.view.merged_log import print_merged
 from launcher.view.status import own_command
 
@@ -272,8 +272,11 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def logs(arguments: argparse.Namespace) -> int:
-    """Print what a rank, or the farm, has printed in the newest attempt."""
+    """Print what a rank has printed in the newest attempt, or the farm in all of them."""
     run = run_at(arguments.run)
+    if arguments.farm:
+        print_log(run.farm_log, partial(is_over, run) if arguments.follow else None)
+        return ExitCode.DONE
     number = run.last_attempt()
     if number is None:
         raise ValueError(f"{arguments.run} has not started yet: it is {run_state(run)}")
@@ -282,8 +285,8 @@ def logs(arguments: argparse.Namespace) -> int:
         if arguments.all:
             print_merged(attempt, follow=arguments.follow)
         else:
-            path = attempt.farm_log if arguments.farm else attempt.rank_log(arguments.rank)
-            print_log(path, attempt, follow=arguments.follow)
+            until = attempt.has_ended if arguments.follow else None
+            print_log(attempt.rank_log(arguments.rank), until)
         number = next_attempt(run, number) if arguments.follow else None
     return ExitCode.DONE
 

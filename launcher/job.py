@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode
+from cluster.program import last_words
 from cluster.ranks.processes import kill_session
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, end_attempt
@@ -80,8 +81,8 @@ class Job:
         """Say once that the farm has failed: the training goes on without it."""
         if self.farm and self.farm.poll() and not self.farm_failed:
             self.farm_failed = True
-            log = self.run.attempt(self.attempt).farm_log
-            self.follower.say(f"the farm failed: {last_words(log.read_text())}; see {log}")
+            log = self.run.farm_log
+            self.follower.say(f"the farm failed: {last_words(log)}; see {log}")
 
     def kill(self) -> None:
         """End whatever still runs, and all that it started."""
@@ -105,10 +106,3 @@ def why_it_failed(run: RunFolder, attempt_number: int) -> str:
     if verdict["rank"] is None:
         return f"attempt {attempt_number} ended: {verdict['evidence']}"
     return f"rank {verdict['rank']} on {verdict['node']} failed: {verdict['evidence']}"
-
-
-def last_words(log: str) -> str:
-    """The line of a log that says what went wrong: our own error line, or else the last."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it said nothing"])[-1]

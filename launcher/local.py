@@ -1,13 +1,12 @@
 """The backend that runs on this machine: samples, then one agent and one farm, in view."""
 
 import sys
-from pathlib import Path
 
 from cluster.exit_codes import ExitCode
 from cluster.run_folder import RunFolder, read_json
 from cluster.state import end_run
 from launcher.job import Job
-from launcher.programs import farm_of, sample_makers
+from launcher.programs import farm_of, sample_maker
 from launcher.recipe import Recipe
 
 
@@ -40,7 +39,7 @@ def run_here(recipe: Recipe, run: RunFolder) -> int:
 def _attempts(job: Job, recipe: Recipe) -> int:
     """Attempt until one is not to be followed by another; its exit code."""
     while True:
-        code = _make_samples(job, recipe)
+        code = _make_samples(job)
         if code == ExitCode.DONE:
             code = _train(job, recipe)
         if not job.end(code).restart:
@@ -48,12 +47,11 @@ def _attempts(job: Job, recipe: Recipe) -> int:
         job.begin()
 
 
-def _make_samples(job: Job, recipe: Recipe) -> int:
+def _make_samples(job: Job) -> int:
     """Make the samples, once for all attempts."""
     code: int = ExitCode.DONE
-    for command in sample_makers(recipe, job.run):
-        if code == ExitCode.DONE and not job.samples_made:
-            code = job.wait(job.start(command, log=None))
+    if not job.samples_made:
+        code = job.wait(job.start(sample_maker(job.run), log=None))
     job.samples_made = code == ExitCode.DONE
     return ExitCode.STOPPED if job.stops_asked else code
 
@@ -75,11 +73,7 @@ def _train(job: Job, recipe: Recipe) -> int:
 
 
 def see_to_the_farm(job: Job) -> None:
-    """Start the farm, or start it anew if it has ended; one that runs goes on, and so its log."""
-    log = job.run.attempt(job.attempt).farm_log
-    if job.farm and job.farm.poll() is None:
-        earlier = job.run.attempt(job.attempt - 1).farm_log
-        log.symlink_to(Path("..") / earlier.relative_to(job.run.attempts))
-        return
-    job.farm_failed = False
-    job.farm = job.start(farm_of(job.run), log=log)
+    """Start the farm, or start it anew if it has ended; one that runs goes on."""
+    if job.farm is None or job.farm.poll() is not None:
+        job.farm_failed = False
+        job.farm = job.start(farm_of(job.run), log=job.run.farm_log)

@@ -1,9 +1,10 @@
-"""What a recipe names and is not there, said before anything starts."""
+"""What a recipe names and is not there, or is something else, said before anything starts."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from cluster.run_folder import MANIFEST
+from cluster.run_folder import BrokenFolder, read_manifest
 from launcher.hub import cached_folder, hub_cache, network_is_here, torch_cache
 from launcher.recipe import Recipe
 from trainer.config import TrainConfig
@@ -35,7 +36,12 @@ def _missing_models(train: TrainConfig) -> Iterator[str]:
 
 def _missing_data(train: TrainConfig) -> Iterator[str]:
     data = train.data
-    built = (data.path / MANIFEST).is_file()
+    manifest = _manifest(data.path)
+    built = manifest is not None
+    # What the recipe says of them; whether the sources' files have changed, the run finds out.
+    differences = data.differences(manifest.get("source", {})) if manifest and data.sources else []
+    if differences:
+        yield f"train.data.path {data.refusal(differences)}"
     if not built and not data.sources:
         yield (
             f"train.data.path {data.path} holds no indexed shards, and train.data names no source "
@@ -50,11 +56,19 @@ def _missing_data(train: TrainConfig) -> Iterator[str]:
             )
     if train.validation and train.validation.path:
         path = train.validation.path
-        if not (path / MANIFEST).is_file():
+        if _manifest(path) is None:
             yield (
                 f"train.validation.path {path} holds no indexed shards: build them with a recipe "
                 f"whose train.data.path it is, `python -m trainer.data build --config …`"
             )
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """That of a folder of shards; None if there are none."""
+    try:
+        return read_manifest(folder)
+    except BrokenFolder:
+        return None
 
 
 def _missing_networks(train: TrainConfig) -> Iterator[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cluster.ranks.processes import start_session
 from cluster.run_folder import RunFolder
-from launcher.recipe import Recipe
 
 
 def start_program(
@@ -19,10 +18,9 @@ def start_program(
     return start_session([sys.executable, "-m", *command], log=log, env=environment, cwd=run.code)
 
 
-def sample_makers(recipe: Recipe, run: RunFolder) -> list[list[str]]:
-    """What builds a recipe's samples, and encodes them if it has a cache; again at no cost."""
-    commands = ("build", "encode") if recipe.train.data.cache else ("build",)
-    return [["trainer.data", command, "--config", str(run.recipe)] for command in commands]
+def sample_maker(run: RunFolder) -> list[str]:
+    """What builds a run's samples, and encodes them if it has a cache; again at no cost."""
+    return ["trainer.data", "prepare", "--config", str(run.recipe)]
 
 
 def farm_of(run: RunFolder) -> list[str]:

@@ -40,13 +40,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder of the mini model's shape, a hundredth of its size, with a CLIP in it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(folder)
+    return folder
+
+
+def save_tiny_model(folder: Path, autoencoder: tuple[int, ...] = (8, 8, 8, 8)) -> None:
+    """Write such a model, with so many channels in its autoencoder."""
     import torch
 
     from trainer.mini.networks import Size, new_autoencoder, new_clip, new_tokenizer, save_model
 
     torch.manual_seed(0)
     size = Size(
-        autoencoder=(8, 8, 8, 8),
+        autoencoder=autoencoder,
         latent_channels=4,
         unet=(32, 32),
         text_dim=32,
@@ -54,11 +61,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vision_layers=1,
         shared_dim=8,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = new_tokenizer(size.max_tokens)
     clip = new_clip(size, tokenizer)
     save_model(folder, size, new_autoencoder(size), clip, tokenizer)
-    return folder
 
 
 @pytest.fixture(scope="session")

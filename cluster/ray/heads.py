@@ -58,6 +58,7 @@ class Heads:
     """The heads that a run's farm has had."""
 
     def __init__(self, run: RunFolder, ours: Life) -> None:
+        self.farm_log = run.farm_log
         self.folder = run.farm_heads
         self.ours = ours
         self._said: str | None = None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.exit_codes import ExitCode, MachineFault
+from cluster.program import last_words
 from cluster.ranks.processes import kill_session, start_session
 from cluster.ray.heads import Head, Heads
 from cluster.ray.node import answers, ray_part
@@ -49,11 +50,14 @@ def _lead(node: Node, heads: Heads, head: Head, before: Head | None, command: Se
         with ray_part(node, None, token) as (ray, address):
             head = heads.note(head, address=address)
             print(f"the head of Ray is {node.name}, at {address}", flush=True)
-            with _farm_at(address, token, command) as farm:
+            print(f"the farm prints to {heads.farm_log}", flush=True)
+            with _farm_at(address, token, command, heads.farm_log) as farm:
                 while farm.poll() is None and ray.poll() is None:
                     heads.check(head)
                     time.sleep(POLL_S)
                 code = _how_it_ended(farm, ray, address)
+            if code not in (ExitCode.DONE, ExitCode.STOPPED):
+                print(f"the farm failed: {last_words(heads.farm_log)}", flush=True)
     except MachineFault:
         code = ExitCode.RETRY_ELSEWHERE
         raise
@@ -74,10 +78,12 @@ def _await_end(head: Head | None) -> None:
 
 
 @contextmanager
-def _farm_at(address: str, token: str, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _farm_at(
+    address: str, token: str, command: Sequence[str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A farm on the Ray at an address, which ends with this context."""
     variables = {"RAY_ADDRESS": address, **token_variables(token)}
-    farm = start_session(command, log=None, env={**os.environ, **variables}, cwd=Path.cwd())
+    farm = start_session(command, log=log, env={**os.environ, **variables}, cwd=Path.cwd())
     try:
         yield farm
     finally:

@@ -23,6 +23,7 @@ from cluster.slurm.nodes import nodes_of
 START_TIMEOUT_S = 120.0  # for a part of Ray to answer; 1 to 6 s on a quiet machine
 POLL_S = 0.1
 REACH_S = 1.0
+OUTSIDE = "192.0.2.1"  # an address that nobody has (RFC 5737)
 
 
 @contextmanager
@@ -84,18 +85,27 @@ def neighbours(node: Node, environment: Mapping[str, str] = os.environ) -> list[
 
 
 def own_address(node: Node, others: Sequence[str]) -> str:
-    """The address by which the others reach this node; where there are none it needs no other."""
+    """The address by which the others reach this node; MachineFault if it has none.
+
+    Where there are no others it needs none but the loopback's.
+    """
     if _is_address(node.name):
         return node.name
+    if not others:
+        return "127.0.0.1"
     # The side of us that looks towards them: a name may mean 127.0.1.1 on its own node. No packet.
-    for other in others:
+    # Where each is turned off, and so may have no address, the side that looks out.
+    for other in (*others, OUTSIDE):
         with (
-            contextlib.suppress(OSError),  # nor has each an address: some are turned off
+            contextlib.suppress(OSError),
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
         ):
             probe.connect((other, 9))
             return str(probe.getsockname()[0])
-    return "127.0.0.1"
+    raise MachineFault(
+        f"{node.name} knows no address of {', '.join(others)}, and has no network that leads out: "
+        "they could not reach its Ray"
+    )
 
 
 def answers(address: str) -> bool:

@@ -24,13 +24,13 @@ from cluster.program import run_program
 from cluster.ray.heads import Head, Heads, Life
 from cluster.ray.lead import take_part
 from cluster.ray.node import answers, ray_part
-from cluster.rendezvous import Node, slurm_node
+from cluster.rendezvous import Node, expand_hosts, slurm_node
 from cluster.run_folder import RunFolder
 from cluster.slurm.commands import own_job, requeue
-from cluster.slurm.nodes import down_nodes
+from cluster.slurm.queue import look_up
 
 POLL_S = 1.0
-LOOK_EVERY_S = 30.0  # whether the job's first node is lost; SLURM is asked no more often
+LOOK_EVERY_S = 30.0  # whether the job's first node is lost
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def be_a_node(node: Node, heads: Heads) -> None:
     A job whose first node is lost has no script any more, and would hold the others until its time
     is up: what SLURM does without --no-kill, they do here.
     """
-    looked_s = time.monotonic()
+    began, looked_s = time.time(), time.monotonic()
     while True:
         head = heads.newest()
         if head and _can_be_joined(head):
@@ -69,7 +69,7 @@ def be_a_node(node: Node, heads: Heads) -> None:
             looked_s = time.monotonic()
         elif node.number and time.monotonic() - looked_s > LOOK_EVERY_S:
             looked_s = time.monotonic()
-            if down_nodes([node.hosts[0]]):
+            if _is_lost(node.hosts[0], began):
                 print(f"{node.hosts[0]} is lost: queueing again", flush=True)
                 return requeue_own_job()
         time.sleep(POLL_S)
@@ -88,6 +88,20 @@ def _leave(*_: object) -> None:
     """The job is over, or preempted: then its script may have a minute yet to queue it again."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it twice, and we have to clear up
     sys.exit(ExitCode.STOPPED)
+
+
+def _is_lost(host: str, began: float) -> bool:
+    """Whether SLURM has taken a node from our job, which began then: with --no-kill others stay.
+
+    All nodes of all jobs read one answer.
+    """
+    job = own_job(os.environ)
+    assert job is not None
+    queue = look_up({job: began})
+    if queue.asked < began:  # of the job as it was before it was queued again
+        return False
+    ours = queue.job(job, began)
+    return ours is not None and ours.goes_on and host not in expand_hosts(ours.nodes)
 
 
 def _can_be_joined(head: Head) -> bool:

@@ -14,7 +14,7 @@ from cluster.rendezvous import expand_hosts
 CALL_TIMEOUT_S = 60.0
 # When the controller is too busy to answer, a job may be queued all the same.
 LOOK_AGAIN_AFTER_S = (2.0, 5.0, 15.0)
-# Of what SLURM's commands say when it was the controller that did not answer.
+# Of what SLURM's commands say when it was the controller, or slurmdbd, that did not answer.
 NO_ANSWER = re.compile(
     r"timed out|unable to contact|connection refused|zero bytes were transmitted|"
     r"temporarily unable to accept|slurmctld.*not responding",
@@ -36,13 +36,13 @@ class Refused(ValueError):
 
 
 class NoAnswer(MachineFault):
-    """SLURM's controller did not answer: what was asked may have been done or not."""
+    """A daemon of SLURM's did not answer: what was asked may have been done or not."""
 
 
 def call(*command: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
     """What one of SLURM's commands prints.
 
-    Refused with its own reason, NoAnswer if the controller has none, NoSlurm without it.
+    Refused with its own reason, NoAnswer if a daemon of SLURM's gives none, NoSlurm without it.
     """
     try:
         done = subprocess.run(
@@ -64,7 +64,7 @@ def call(*command: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
         return done.stdout
     reason = _reason(done.stderr) or f"{command[0]} ended with code {done.returncode}"
     if NO_ANSWER.search(done.stderr):
-        raise NoAnswer(f"SLURM's controller does not answer: {reason}")
+        raise NoAnswer(f"SLURM does not answer: {reason}")
     raise Refused(f"SLURM refused: {reason}")
 
 

@@ -100,23 +100,39 @@ def parse_squeue(text: str) -> dict[str, QueuedJob]:
 def parse_sacct(text: str) -> dict[str, QueuedJob]:
     """Jobs by number, of lines of `sacct --parsable2 --format=JobID,State,NodeList`.
 
-    A job that was queued again has a line for each time; the last counts. The state may have an
-    author (`CANCELLED by 1000`) or be cut short (`CANCELLED+`).
+    A job that was queued again has a line for each time; the last counts. Tasks that never started
+    share one. The state may have an author (`CANCELLED by 1000`) or be cut short (`CANCELLED+`).
     """
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
     return {
         number: QueuedJob(state=re.split("[ +]", state)[0], nodes=nodes.replace(NO_NODES, ""))
-        for number, state, nodes in rows
+        for numbers, state, nodes in rows
+        for number in _tasks(numbers)
     }
+
+
+def _tasks(numbers: str) -> list[str]:
+    """The jobs of a line: 17 or 17_3 itself; 17_1, 17_5 and 17_6 of 17_[1,5-6%8].
+
+    Where SLURM cuts a long list short, to 17_[1,5-6,9...], it tells no more.
+    """
+    array, _, listed = numbers.removesuffix("]").partition("_[")
+    ranges = re.findall(r"(\d+)(?:-(\d+))?(?:,|$)", listed.partition("%")[0])
+    return [
+        f"{array}_{task}"
+        for first, last in ranges
+        for task in range(int(first), int(last or first) + 1)
+    ] or [numbers]
 
 
 def _asked_lately(cache: Path, wanted: Mapping[str, float]) -> dict[str, Any]:
     """The answer in the file, which is a new one if that is old."""
     known: dict[str, Any] = read_json(cache) if cache.exists() else _nothing_asked()
     if not 0 <= time.time() - known["tried"] < ASK_EVERY_S:
-        known |= {"tried": time.time(), "failure": None}
+        known["tried"] = time.time()
         try:
             _ask(known, wanted)
+            known["failure"] = None
         except (NoAnswer, NoSlurm, Refused) as error:
             known["failure"] = str(error)
         write_json(cache, known)
@@ -128,17 +144,20 @@ def _nothing_asked() -> dict[str, Any]:
 
 
 def _ask(known: dict[str, Any], wanted: Mapping[str, float]) -> None:
-    """One question: to the controller, or to the accounting about what the controller forgot."""
+    """One question: to the controller, or to the accounting about what the controller forgot.
+
+    After a failure it is the controller's turn, which is not to wait until there is a slurmdbd.
+    """
     jobs = known["jobs"]
     forgotten = [
         checked_job(number)
         for number, since in wanted.items()
         if number not in jobs and number not in known["accounted"] and since < known["asked"]
     ]
-    if forgotten:
-        known["accounted"] += forgotten
+    if forgotten and not known["failure"]:
         with contextlib.suppress(Refused):  # where there is no accounting, they stay forgotten
             jobs |= {number: asdict(job) for number, job in _accounted(forgotten).items()}
+        known["accounted"] += forgotten
         return
     told = parse_squeue(own_jobs(SQUEUE_FORMAT))
     ended = {number: job for number, job in jobs.items() if QueuedJob(**job).has_ended}
@@ -150,7 +169,9 @@ def _ask(known: dict[str, Any], wanted: Mapping[str, float]) -> None:
 def _accounted(numbers: Sequence[str]) -> dict[str, QueuedJob]:
     asked = ("--parsable2", "--noheader", "--allocations", "--duplicates")
     form = "--format=JobID,State,NodeList"  # JobIDRaw is another number for tasks of an array
-    told = parse_sacct(call("sacct", *asked, form, f"--jobs={','.join(numbers)}"))
+    # Asked for 17_3, sacct tells nothing where its line is that of 17_[0-7] (22.05).
+    jobs = dict.fromkeys(number.partition("_")[0] for number in numbers)
+    told = parse_sacct(call("sacct", *asked, form, f"--jobs={','.join(jobs)}"))
     return {number: job for number, job in told.items() if number in numbers}
 
 

@@ -4,13 +4,11 @@ python -m launcher.ray.driver RUN
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from cluster.config import build, read_yaml
@@ -23,7 +21,7 @@ from cluster.run_folder import RunFolder, read_json
 from cluster.state import begin_attempt, cancel_run, end_attempt, end_run, summed_up
 from cluster.verdict.restart import Decision
 from cluster.verdict.verdict import SchedulerFacts
-from launcher.programs import farm_of, sample_makers, start_program
+from launcher.programs import farm_of, sample_maker, start_program
 from launcher.recipe import Recipe
 
 
@@ -57,7 +55,7 @@ def _train_and_score(recipe: Recipe, run: RunFolder) -> int:
     _heed_cancel(run)
     if not recipe.ray.grows:
         check_room(room_of(recipe, run))
-    code = _make_samples(recipe, run)
+    code = start_program(run, sample_maker(run), log=None).wait()
     with _farm(recipe, run) as farm:
         if code == ExitCode.DONE:
             command = [sys.executable, "-m", "trainer", "--config", str(run.recipe)]
@@ -84,8 +82,6 @@ def attempt_until_it_ends(recipe: Recipe, run: RunFolder, command: Sequence[str]
                 node_ids=[node.id for node in seats.nodes],
                 queued=asked,
             )
-            if recipe.eval:
-                _link_farm_log(run, number)
             decision = _run(run, number, seats, [*command, "--attempt", str(number)])
         print(decision.why, flush=True)
         if not decision.restart:
@@ -146,36 +142,18 @@ def _job(run: RunFolder) -> str:
     return str(read_json(run.state)["ray_job"]["id"])
 
 
-def _make_samples(recipe: Recipe, run: RunFolder) -> int:
-    """Make the samples; the exit code of what makes them."""
-    for command in sample_makers(recipe, run):
-        if code := start_program(run, command, log=None).wait():
-            return code
-    return ExitCode.DONE
-
-
 @contextlib.contextmanager
 def _farm(recipe: Recipe, run: RunFolder) -> Iterator[subprocess.Popen[bytes] | None]:
     """The farm beside the training, on the same Ray; None if the recipe has none."""
     if not recipe.eval:
         yield None
         return
-    farm = start_program(run, farm_of(run), log=_farm_log(run))
+    farm = start_program(run, farm_of(run), log=run.farm_log)
     try:
         yield farm
     finally:
         kill_session(farm.pid)  # Ray ends its actors
         farm.wait()
-
-
-def _farm_log(run: RunFolder) -> Path:
-    """One for all attempts: the farm lives through them."""
-    return run.evaluations / "farm.log"
-
-
-def _link_farm_log(run: RunFolder, number: int) -> None:
-    link = run.attempt(number).farm_log
-    link.symlink_to(os.path.relpath(_farm_log(run), link.parent))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def queue_farm(recipe: Recipe, run: RunFolder, training: str) -> None:
         if _goes_on(farm["number"]):
             return
         farm = None
-    farm = farm or {"token": new_token(), "number": None, "jobs": recipe.slurm.farm.jobs}
+    farm = farm or {"token": new_token(), "number": None}
     run.evaluations.mkdir(exist_ok=True)  # SLURM makes no folder for the job's output
     write_text(run.farm_script, farm_script(recipe, run.root))
     _note(run, farm)
@@ -100,13 +100,6 @@ def farm_job(state: dict[str, Any]) -> str | None:
     """The number of the job, or array, that a run's farm is on; None if it has none of its own."""
     number = state.get("slurm_farm", {}).get("number")
     return None if number is None else str(number)
-
-
-def farm_output(run: RunFolder, state: dict[str, Any], task: str = "0") -> Path:
-    """What the farm's job prints, or of several one; `*` stands for all."""
-    farm = state["slurm_farm"]
-    of_task = f"_{task}" if farm.get("jobs", 1) > 1 else ""
-    return run.evaluations / f"slurm-{farm['number']}{of_task}.out"
 
 
 def _note(run: RunFolder, farm: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from cluster.slurm.queue_time import queued_at
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from cluster.verdict.restart import Decision
 from cluster.verdict.verdict import Cause, SchedulerFacts
-from launcher.slurm.farm import farm_job, farm_output
 from launcher.slurm.site import SlurmConfig
 from launcher.slurm.submit import queue_run, recipe_of
 
@@ -41,7 +40,7 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
     node = slurm_node({"SLURM_NODEID": "0", **environment})
     hosts = expand_hosts(environment["SLURM_JOB_NODELIST"])
     output = _output_file(run, environment)
-    number = begin_attempt(
+    return begin_attempt(
         run,
         backend="slurm",
         job=job,
@@ -50,11 +49,6 @@ def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
         queued=queued_at(job),  # null: SLURM gave no answer, and the queue stays unknown
         printed_bytes=output.stat().st_size if output else 0,  # by the job before this attempt
     )
-    state = read_json(run.state)
-    if farm_job(state):
-        link = run.attempt(number).farm_log  # one for all attempts: the farm lives through them
-        link.symlink_to(os.path.relpath(farm_output(run, state), link.parent))
-    return number
 
 
 def end(run: RunFolder, number: int) -> tuple[str, int]:

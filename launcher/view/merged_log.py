@@ -50,7 +50,7 @@ def print_merged(attempt: AttemptFolder, *, follow: bool) -> None:
     """Print all ranks' logs by time; with `follow` go on until the attempt has ended."""
     logs: dict[Path, RankLog] = {}
     while True:
-        ended = bool(attempt.node_records())  # asked first: what comes later is read below
+        ended = attempt.has_ended()  # asked first: what comes later is read below
         for path in sorted(attempt.root.glob("rank-*.log")):
             logs.setdefault(path, RankLog(path))
         nodes = {beat["rank"]: beat.get("node") for beat in read_heartbeats(attempt)}

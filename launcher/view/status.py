@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.hangs.heartbeat import main_beat
+from cluster.program import last_words
 from cluster.run_folder import RunFolder, published_steps, read_json
 from cluster.slurm.run_job import ask_slurm, is_on_slurm, slurm_job
 from cluster.table import align, results_table
-from launcher.job import last_words
 from launcher.ray.jobs import has_begun, job_line
 from launcher.run_state import is_on_ray, run_state
 from launcher.runs import is_whole, short_names
-from launcher.slurm.farm import farm_job, farm_output
+from launcher.slurm.farm import farm_job
 from launcher.view.accounts import accounts_table
 from launcher.view.follow import progress_line
 
@@ -123,9 +123,9 @@ def _slurm_lines(run: RunFolder, state: dict[str, Any]) -> list[str]:
     if output.exists():
         lines.append(f"output     {output}")
         if is_lost:  # no verdict tells why
-            lines.append(f"           {last_words(output.read_text(errors='replace'))}")
+            lines.append(f"           {last_words(output)}")
     if farm := farm_job(state):
-        lines.append(f"farm       job {farm}, which prints to {farm_output(run, state, '*')}")
+        lines.append(f"farm       job {farm}; it prints to {run.evaluations}/slurm-{farm}*.out")
     for entry in state.get("excluded", []):
         if entry["until"] > time.time():
             until = time.strftime("%d %b %H:%M", time.localtime(entry["until"]))

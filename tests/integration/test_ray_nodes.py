@@ -128,7 +128,7 @@ def test_training_waits_for_its_second_node_and_for_another_when_it_has_lost_tha
     run = freeze(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
     write_json(run.state, {**read_json(run.state), "ray_job": {"id": "two-nodes-1"}})
     driver = drive(run, "launcher.ray.driver")
-    wait_until(lambda: "waiting for 2 nodes with 1 CPU free" in said(run), 120)
+    wait_until(lambda: "waiting for 2 nodes with 1 CPU free" in said(run))
     nodes.start("n2")
 
     wait_until(lambda: run.checkpoint(20).exists() or driver.poll() is not None)

@@ -138,10 +138,10 @@ def parent_of(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def start_cluster(checkout: Path, nodes: int) -> Iterator[Cluster]:
+def start_cluster(checkout: Path, nodes: int, *options: str) -> Iterator[Cluster]:
     """Nodes with eight A100s each that are files."""
     with subprocess.Popen(
-        [sys.executable, str(TESTBED), "--nodes", str(nodes), "--gpus", "8"],
+        [sys.executable, str(TESTBED), "--nodes", str(nodes), "--gpus", "8", *options],
         stdout=subprocess.PIPE,
         text=True,
     ) as testbed:

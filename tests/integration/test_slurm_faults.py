@@ -55,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     same numbers, and with them the same run folders.
     """
     checkout = link_checkout(tmp_path_factory.mktemp("checkout"))
-    with start_cluster(checkout, nodes=12) as cluster:
+    with start_cluster(checkout, nodes=14) as cluster:
         yield cluster
 
 
@@ -83,6 +83,7 @@ def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "cancelled": script(folder, fault="hang"),
         "cut off": script(folder),
         "crashed": script(folder),
+        "without its daemon": script(folder),
         "preempted": script(folder),
     }
     numbers = {}
@@ -116,15 +117,25 @@ def cut_off(cluster: Cluster, job: Struck) -> None:
     if job.host.startswith("n"):
         cluster.type(str(TESTBED), "unplug", job.host)
     else:
-        kill_slurmd(cluster, job.host)
-    lose(cluster, job.host)
+        kill_slurmd(cluster, job)
 
 
 def crash(cluster: Cluster, job: Struck) -> None:
     """End all that runs on its node."""
     cluster.type(str(TESTBED), "crash", job.host)
     assert not processes_of(job.run)
-    lose(cluster, job.host)
+
+
+def kill_slurmd(cluster: Cluster, job: Struck) -> None:
+    """SIGKILL its node's daemon; the job does not notice."""
+    conf = f"SLURM_CONF={cluster.environment['SLURM_CONF']}"
+    (daemon,) = [
+        pid
+        for pid, words, variables in processes()
+        if words[0].endswith("slurmd") and job.host in words and conf in variables
+    ]
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: not is_alive(daemon))
 
 
 def take_nodes(cluster: Cluster, job: Struck) -> None:
@@ -133,12 +144,13 @@ def take_nodes(cluster: Cluster, job: Struck) -> None:
     cluster.sbatch(*room, "--output=/dev/null", "--wrap=sleep 1000")
 
 
-STRIKES = {"cancelled": cancel, "cut off": cut_off, "crashed": crash, "preempted": take_nodes}
-
-
-def lose(cluster: Cluster, host: str) -> None:
-    """What slurmctld does of itself when a node has not answered for SlurmdTimeout."""
-    cluster.type("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
+STRIKES = {
+    "cancelled": cancel,
+    "cut off": cut_off,
+    "crashed": crash,
+    "without its daemon": kill_slurmd,
+    "preempted": take_nodes,
+}
 
 
 def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> Path:
@@ -150,7 +162,7 @@ def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> P
     )
     changes = {
         '"$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT"': ours,
-        '"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"\n': "",
+        '"$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml"\n': "",
         "-m cluster.agent": f"-m {agent}",
         "set -euo pipefail\n": f"set -euo pipefail\nexport PYTHONPATH={CHECKOUT}\n",
     }
@@ -208,6 +220,16 @@ def test_ranks_on_a_node_that_is_cut_off_publish_nothing_beside_their_successors
     manifests = [verify(folder) for _, folder in published_steps(job.run.checkpoints)]
     assert all(m["attempt"] == int(m["time"] > second["started"]) for m in manifests)
     assert any(job.time + 3 < m["time"] < second["started"] for m in manifests)  # it went on
+
+
+def test_a_job_whose_daemon_is_killed_goes_on_on_another_node_within_a_minute(
+    struck: dict[str, Struck],
+) -> None:
+    job = struck["without its daemon"]
+    first, second = two_attempts(job)
+    assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
+    assert second["hosts"] != first["hosts"]
+    assert second["started"] - job.time < 60
 
 
 def test_after_a_node_has_crashed_its_run_goes_on_on_another(struck: dict[str, Struck]) -> None:
@@ -270,15 +292,3 @@ def attempt_of_newest(run: RunFolder) -> int:
 def processes_of(run: RunFolder) -> list[int]:
     """What is alive of a run, on all nodes."""
     return processes_about(run.root)
-
-
-def kill_slurmd(cluster: Cluster, host: str) -> None:
-    """SIGKILL a node's daemon; the jobs on it do not notice."""
-    conf = f"SLURM_CONF={cluster.environment['SLURM_CONF']}"
-    (daemon,) = [
-        pid
-        for pid, words, variables in processes()
-        if words[0].endswith("slurmd") and host in words and conf in variables
-    ]
-    os.kill(daemon, signal.SIGKILL)
-    wait_until(lambda: not is_alive(daemon))

@@ -9,7 +9,14 @@ from subprocess import DEVNULL, PIPE, Popen, run
 import pytest
 
 from tests.conftest import CHECKOUT, wait_until
-from tests.integration.test_slurm import TESTBED, Cluster, processes_about, pytestmark
+from tests.integration.test_accounting_on_slurm import needs_accounting
+from tests.integration.test_slurm import (
+    TESTBED,
+    Cluster,
+    processes,
+    processes_about,
+    pytestmark,
+)
 
 __all__ = ["pytestmark"]  # where it is skipped
 
@@ -42,10 +49,20 @@ def test_where_namespaces_are_not_allowed_nodes_are_addresses_and_leave_nothing_
     assert len(hostnames) == len(networks) == 1
 
 
+@needs_accounting
+def test_slurmdbd_and_its_database_are_gone_when_the_testbed_is_killed() -> None:
+    command = [sys.executable, str(TESTBED), "--nodes=1", "--accounting"]
+    with Popen(command, stdout=PIPE, text=True) as testbed:
+        slurm_conf = slurm_conf_of(testbed)
+        marked = [words for _, words, marks in processes() if f"SLURM_CONF={slurm_conf}" in marks]
+        testbed.kill()
+    assert {"mariadbd", "slurmdbd"} < {Path(words[0]).name for words in marked}
+    wait_until_gone(slurm_conf)
+
+
 def who_is_there(testbed: Popen[str]) -> list[set[str]]:
     """The nodes' names, hostnames and networks; then it is killed, jobs or no jobs, and gone."""
-    assert testbed.stdout is not None
-    slurm_conf = Path(testbed.stdout.readline().strip().removeprefix("SLURM_CONF="))
+    slurm_conf = slurm_conf_of(testbed)
     try:
         cluster = Cluster(str(slurm_conf), CHECKOUT)
         lines = cluster.type("srun", "--nodes=2", "bash", "-c", WHO).splitlines()
@@ -54,5 +71,16 @@ def who_is_there(testbed: Popen[str]) -> list[set[str]]:
         wait_until(lambda: len(processes_about(slurm_conf)) >= before + 3)
     finally:
         testbed.kill()
-    wait_until(lambda: not slurm_conf.parent.exists() and not processes_about(slurm_conf))
+    wait_until_gone(slurm_conf)
     return [set(column) for column in zip(*map(str.split, lines), strict=True)]
+
+
+def slurm_conf_of(testbed: Popen[str]) -> Path:
+    """The first that it prints, once it is up."""
+    assert testbed.stdout is not None
+    return Path(testbed.stdout.readline().strip().removeprefix("SLURM_CONF="))
+
+
+def wait_until_gone(slurm_conf: Path) -> None:
+    """Until neither a folder nor a process is left."""
+    wait_until(lambda: not slurm_conf.parent.exists() and not processes_about(slurm_conf))

@@ -4,6 +4,7 @@ python -m trainer.data select --config RECIPE --out FILE   LAION's rows that are
 python -m trainer.data build --config RECIPE               any source -> indexed shards
 python -m trainer.data check --config RECIPE               what is in them, what is broken
 python -m trainer.data encode --config RECIPE              latents and text embeddings, once for all
+python -m trainer.data prepare --config RECIPE             build, and encode where there is a cache
 """
 
 import argparse
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.data", description=__doc__, formatter_class=shape
     )
-    commands = parser.add_subparsers(required=True, metavar="select|build|check|encode")
+    commands = parser.add_subparsers(required=True, metavar="select|build|check|encode|prepare")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", type=Path, required=True, help="a recipe, or RUN/recipe.yaml")
     add_set_option(shared, "change the recipe, such as train.data.path=data/other")
@@ -118,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     encoding.set_defaults(run=_encode)
 
+    preparing = commands.add_parser(
+        "prepare",
+        help="build, and encode if the recipe has a cache: what every run begins with",
+        parents=[shared],
+    )
+    preparing.set_defaults(run=_prepare, workers=cores, ray=False, batch=None)
+
     selecting = commands.add_parser(
         "select", help="write LAION's rows that pass the filters, for img2dataset", parents=[shared]
     )
@@ -149,6 +157,14 @@ def _encode(config: TrainConfig, arguments: argparse.Namespace) -> str:
     from trainer.data.cache.encode import encode
 
     return encode(config, batch, _bar)
+
+
+def _prepare(config: TrainConfig, arguments: argparse.Namespace) -> str:
+    built = _build(config, arguments)
+    if config.data.cache is None:
+        return built
+    print(built, flush=True)
+    return _encode(config, arguments)
 
 
 def _select(config: TrainConfig, arguments: argparse.Namespace) -> str:

@@ -2,14 +2,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.config import absolute_paths, to_dict
 from cluster.run_folder import BrokenFolder, read_manifest
 from trainer.data.alone import alone_at
-from trainer.data.config import COPIED, DataConfig
+from trainer.data.config import COPIED, DataConfig, first_of
 from trainer.data.jobs import Outcome, Runner, in_turn
 from trainer.data.shards import describe_left_out, publish_shards, staging_for
 from trainer.data.sources import READERS
@@ -17,7 +16,6 @@ from trainer.data.tars import Job, Part
 
 Progress = Callable[[Iterable[Outcome], int], Iterable[Outcome]]
 """Wraps the shards while they are made, to show how far it is of so many."""
-MAX_NAMED = 5
 # Of these a digest would read the whole of the data; their size has to do.
 LARGE = (".tar", ".parquet")
 
@@ -29,39 +27,30 @@ def build(
 
     Runs again at no cost; refuses a folder that holds other samples.
     """
-    groups = config.sources
-    if not groups:
+    if not config.sources:
         return f"{_samples_there(config)} samples are in {config.path}"
-    source = {name: to_dict(absolute_paths(group)) for name, group in groups.items()}
-    if done := _already(config, groups, source):
+    if done := _already(config):
         return done
     with alone_at(config.path):
-        if done := _already(config, groups, source):
+        if done := _already(config):
             return done
-        facts = _make(config, groups, source, progress, run)
+        facts = _make(config, progress, run)
     return _describe(facts, config.path)
 
 
-def _already(
-    config: DataConfig, groups: Mapping[str, Any], source: Mapping[str, Any]
-) -> str | None:
+def _already(config: DataConfig) -> str | None:
     """What to say of a folder that holds these samples; None if it holds none."""
     try:
         there = read_manifest(config.path)
     except BrokenFolder:
         return None
-    _refuse_other_samples(config, groups, source, there)
+    _refuse_other_samples(config, there)
     return f"{there['samples']} samples are already in {config.path}"
 
 
-def _make(
-    config: DataConfig,
-    groups: Mapping[str, Any],
-    source: Mapping[str, Any],
-    progress: Progress,
-    run: Runner,
-) -> dict[str, Any]:
+def _make(config: DataConfig, progress: Progress, run: Runner) -> dict[str, Any]:
     _check_there(config)
+    groups = config.sources
     inputs = {name: _inputs(name, group) for name, group in groups.items()}
     with staging_for(config.path) as staging:
         scratch = staging / "scratch"
@@ -70,7 +59,7 @@ def _make(
         outcomes = progress(run([job for _, job in jobs], staging), len(jobs))
         parts = _whole(zip((number for number, _ in jobs), outcomes, strict=True))
         shutil.rmtree(scratch)
-        return publish_shards(staging, config.path, parts, source, inputs)
+        return publish_shards(staging, config.path, parts, config.described, inputs)
 
 
 def _check_there(config: DataConfig) -> None:
@@ -91,13 +80,8 @@ def _whole(outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[int, Part]]:
         else:
             parts.append((number, outcome))
     if unusable:
-        raise ValueError(_first_of(unusable))
+        raise ValueError(first_of(unusable))
     return parts
-
-
-def _first_of(facts: Sequence[str]) -> str:
-    more = [f"and {len(facts) - MAX_NAMED} more"] if len(facts) > MAX_NAMED else []
-    return "; ".join([*facts[:MAX_NAMED], *more])
 
 
 def _plan(groups: Mapping[str, Any], scratch: Path) -> Iterator[tuple[int, Job]]:
@@ -142,37 +126,15 @@ def _samples_there(config: DataConfig) -> int:
         ) from None
 
 
-def _refuse_other_samples(
-    config: DataConfig,
-    groups: Mapping[str, Any],
-    source: Mapping[str, Any],
-    there: Mapping[str, Any],
-) -> None:
-    differ = _differences(there["source"], source)
+def _refuse_other_samples(config: DataConfig, there: Mapping[str, Any]) -> None:
+    differ = config.differences(there.get("source", {}))
     if not differ:
-        known = {n: group for n, group in groups.items() if n not in COPIED or group.path.exists()}
+        groups = config.sources.items()
+        known = {name: group for name, group in groups if name not in COPIED or group.path.exists()}
         for name, group in known.items():
             differ += _changes(there.get("inputs", {}).get(name, {}), _inputs(name, group))
     if differ:
-        raise ValueError(
-            f"{config.path} holds other samples ({_first_of(differ)}): set "
-            "train.data.path to a new folder, or remove this one"
-        )
-
-
-def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    gone = [f"also {name}" for name in there if name not in wanted]
-    new = [f"no {name}" for name in wanted if name not in there]
-    return (
-        gone
-        + new
-        + [
-            f"{key} {there[name].get(key)!r}, not {group[key]!r}"
-            for name, group in wanted.items()
-            for key in group
-            if name in there and there[name].get(key) != group[key]
-        ]
-    )
+        raise ValueError(config.refusal(differ))
 
 
 def _changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

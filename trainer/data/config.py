@@ -1,8 +1,11 @@
 """What training samples are made of, and from what. Imports no torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from cluster.config import absolute_paths, to_dict
 
 Face = Literal["sans", "serif", "round", "book", "hand"]
 LaionFilter = Literal[
@@ -235,6 +238,32 @@ class DataConfig:
         groups = {name: getattr(self, name) for name in SOURCES}
         return {name: group for name, group in groups.items() if group is not None}
 
+    @property
+    def described(self) -> dict[str, dict[str, Any]]:
+        """The sources as the manifest of a folder that is built from them names them."""
+        return {name: to_dict(absolute_paths(group)) for name, group in self.sources.items()}
+
+    def differences(self, there: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """In what these sources differ from those that a manifest names, each in some words."""
+        wanted = self.described
+        return [
+            *(f"also {name}" for name in there if name not in wanted),
+            *(f"no {name}" for name in wanted if name not in there),
+            *(
+                f"{name}.{key} {there[name].get(key)!r}, not {value!r}"
+                for name, group in wanted.items()
+                for key, value in group.items()
+                if name in there and there[name].get(key) != value
+            ),
+        ]
+
+    def refusal(self, differences: Sequence[str]) -> str:
+        """What to say where `path` holds samples that differ so from these."""
+        return (
+            f"{self.path} holds other samples ({first_of(differences)}): set train.data.path to a "
+            "new folder, or remove this one"
+        )
+
     def needs(self, *, built: bool) -> dict[str, Path]:
         """The files and folders of the sources, by key; once `built`, of those not copied."""
         return {
@@ -246,9 +275,16 @@ class DataConfig:
         }
 
 
+def first_of(facts: Sequence[str]) -> str:
+    """The first few of many facts, in a line."""
+    more = [f"and {len(facts) - MAX_NAMED} more"] if len(facts) > MAX_NAMED else []
+    return "; ".join([*facts[:MAX_NAMED], *more])
+
+
 SOURCES = ("words", "imagefolder", "webdataset", "laion", "mario", "prompts")
 # What is copied into shards can do without its source.
 COPIED = ("imagefolder", "mario", "prompts")
+MAX_NAMED = 5
 
 
 def _check_min_side(min_side_px: int) -> None:

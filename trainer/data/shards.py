@@ -229,7 +229,7 @@ def publish_shards(
         "inputs": dict(inputs or {}),
         "shards": [_shard_facts(staging, part.shard) for _, part in taken],
     }
-    publish(staging, folder, facts)
+    publish(staging, folder, facts, latest=False)
     return facts
 
 

@@ -1,11 +1,12 @@
 """How programs fail: one line for the user's mistakes, a traceback for ours."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from cluster.exit_codes import ExitCode, MachineFault
-from cluster.program import run_program
+from cluster.program import last_words, run_program
 
 
 def users_mistake() -> int:
@@ -65,3 +66,19 @@ def test_what_can_happen_anywhere_is_one_line_with_its_code(
 
 def test_a_program_that_ends_well_says_so() -> None:
     assert run_program(lambda: ExitCode.STOPPED) == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("all good\nerror: no such model\nTraceback of another\n", "error: no such model"),
+        ("Traceback\n  File x\nRuntimeError: boom\n\n", "RuntimeError: boom"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_last_words_are_our_error_line_or_the_last(
+    log: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "program.log"
+    path.write_text(log)
+    assert last_words(path) == words

@@ -225,6 +225,18 @@ def test_logs_go_on_with_the_attempt_that_follows(run: RunFolder) -> None:
         assert following.wait(60) == 0
 
 
+def test_the_farms_log_is_one_for_all_attempts(run: RunFolder) -> None:
+    done = letterpress("logs", "--farm", run.root)
+    assert done.stderr == f"error: there is no {run.farm_log}\n"
+    run.farm_log.parent.mkdir()
+    run.farm_log.write_text("scoring\n")
+    for _ in range(2):
+        begin_attempt(run, backend="local", pid=os.getpid())
+    end_run(run, 1, ExitCode.DONE)
+    for follow in ((), ("-f",)):
+        assert letterpress("logs", "--farm", *follow, run.root).stdout == "scoring\n"
+
+
 def test_a_run_that_does_not_run_cannot_be_stopped(run: RunFolder) -> None:
     done = letterpress("stop", run.root)
     assert done.returncode == ExitCode.BAD_INPUT

@@ -12,11 +12,13 @@ from launcher.hub import network_is_here, torch_cache
 from launcher.missing import missing_files
 from launcher.recipe import load_recipe
 from tests.conftest import CHECKOUT
+from trainer.data.config import DataConfig, WordsConfig
 from trainer.models.config import NetworksConfig
 from trainer.models.networks import MissingNetwork, find_network
 from trainer.models.networks import torch_cache as trainers_torch_cache
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
+WORDS = WordsConfig(samples=32)
 Missing = Callable[..., list[str]]
 
 
@@ -29,9 +31,9 @@ def missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Missing:
     return lambda *keys: missing_files(load_recipe(MINI, [*start, *keys]))
 
 
-def publish_shards(folder: Path) -> None:
+def publish_shards(folder: Path, **source: object) -> None:
     folder.mkdir(parents=True)
-    (folder / MANIFEST).write_text(json.dumps({"files": {}}))
+    (folder / MANIFEST).write_text(json.dumps({"files": {}, "source": source}))
 
 
 def test_a_model_that_is_nowhere_comes_with_the_command_that_fetches_it(
@@ -216,9 +218,21 @@ def test_each_file_of_each_source_that_is_not_there_is_a_line(
             ("mario.index", "first.txt"),
         )
     ]
-    publish_shards(tmp_path / "data" / "mini")
+    data = load_recipe(MINI, ["train.data.words=null", *keys]).train.data
+    publish_shards(tmp_path / "data" / "mini", **data.described)
     (line,) = missing(*keys)  # MARIO is in the shards; the tars are read where they lie
     assert line.startswith("train.data.laion.path ")
+
+
+def test_a_folder_of_other_samples_is_refused_before_the_queue(
+    missing: Missing, tmp_path: Path
+) -> None:
+    keys = ["train.data.words.samples=64", "train.data.words.seed=1"]
+    publish_shards(tmp_path / "data" / "mini", **DataConfig(path=tmp_path, words=WORDS).described)
+    assert missing(*keys) == [
+        f"train.data.path {tmp_path}/data/mini holds other samples (words.samples 32, not 64; "
+        "words.seed 0, not 1): set train.data.path to a new folder, or remove this one"
+    ]
 
 
 def test_validation_and_evaluation_are_looked_at_too(missing: Missing, tmp_path: Path) -> None:

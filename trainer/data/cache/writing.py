@@ -86,7 +86,9 @@ def publish_parts(work: Work, facts: dict[str, Any], staging: Path, folder: Path
         if note["file"]:
             files[part_file(part.number)] = note["file"]
     rows = int(sum(len(part.rows) for part in work.parts))
-    publish(staging, folder, {"made_of": facts, "rows": rows, "broken": broken}, files)
+    publish(
+        staging, folder, {"made_of": facts, "rows": rows, "broken": broken}, files, latest=False
+    )
     for path in folder.glob(".*"):  # notes, and what killed processes left half-written
         path.unlink()
 

@@ -17,7 +17,7 @@ def test_what_was_said_last_is_written_though_nothing_more_is_said(tmp_path: Pat
     for step in (2, 3, 4):
         beat("train", step=step)
     said_s = beat.state["monotonic_s"]
-    wait_until(lambda: read_json(beat.path)["step"] == 4, 10)
+    wait_until(lambda: read_json(beat.path)["step"] == 4)
     assert read_json(beat.path)["monotonic_s"] == said_s  # when it was said, not written
 
 
@@ -39,7 +39,7 @@ def test_a_beat_that_could_not_be_written_stops_the_rank(
 
     monkeypatch.setattr(heartbeat, "write_json", disk_full)
     beat("train", step=2)
-    wait_until(lambda: beat._error is not None, 10)
+    wait_until(lambda: beat._error is not None)
     with pytest.raises(OSError, match="No space left"):
         beat("train", step=3)
 

@@ -100,7 +100,7 @@ def test_a_head_is_not_over_because_slurm_does_not_answer(
     other = heads_of(run, "18")
     assert [other.is_over(head) for _ in range(2)] == [False, False]
     assert capsys.readouterr().out == (
-        "nobody knows whether job 17 goes on: SLURM's controller does not answer: "
+        "nobody knows whether job 17 goes on: SLURM does not answer: "
         "Unable to contact slurm controller\n"
     )
 

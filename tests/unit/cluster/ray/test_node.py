@@ -79,6 +79,17 @@ def test_a_node_is_reached_at_the_side_that_looks_towards_the_others() -> None:
     )
 
 
+def test_a_node_whose_others_have_no_address_is_reached_from_outside_or_says_that_it_cannot_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    off = ["turned-off.invalid"]
+    monkeypatch.setattr(node_module, "OUTSIDE", "127.0.0.2")
+    assert own_address(node(0, ("no-such-name",)), off) == "127.0.0.1"
+    monkeypatch.setattr(node_module, "OUTSIDE", "also-off.invalid")
+    with pytest.raises(MachineFault, match="no-such-name knows no address of turned-off"):
+        own_address(node(0, ("no-such-name",)), off)
+
+
 def test_to_a_node_that_is_alone_in_its_job_come_those_of_other_jobs_in_its_partition(
     fake_slurm: FakeSlurm,
 ) -> None:

@@ -16,6 +16,7 @@ from cluster.ray.heads import Heads, Life
 from cluster.ray.on_slurm import be_a_node
 from cluster.rendezvous import Node
 from cluster.run_folder import RunFolder
+from cluster.slurm.queue import look_up
 from tests.fake_slurm import FakeSlurm
 
 NODE = Node(name="n2", number=1, nodes=2, address="n1", ranks=0, hosts=("n1", "n2"))
@@ -32,7 +33,11 @@ def heads(tmp_path: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
     """Job 17's own head, which no longer answers; nobody waits long before SLURM is asked."""
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(on_slurm, "LOOK_EVERY_S", -1.0)
-    fake_slurm.does("scontrol", '[ "$1 $2" != "show job" ] || echo "ExcNodeList=(null)"')
+    fake_slurm.does(
+        "scontrol",
+        'case "$1 $2" in "show job") echo "ExcNodeList=(null)";; '
+        '"show hostnames") IFS=,; for host in $3; do echo "$host"; done;; esac',
+    )
     heads = Heads(RunFolder(tmp_path), Life(job="17", restarts=0))
     heads.note(heads.follow(None), address=NOBODY)
     return heads
@@ -58,7 +63,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise Tired
             happening()
 
-        ours = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+        ours = SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
         monkeypatch.setattr(on_slurm, "time", ours)  # not that of all modules
 
     return are
@@ -85,7 +90,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_a_job_that_has_lost_its_first_node_is_queued_again_by_another(
     heads: Heads, fake_slurm: FakeSlurm
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|down*|Not responding\n")
+    fake_slurm.answers("squeue", "17|RUNNING|None|n2,n3\n")
     be_a_node(NODE, heads)
     assert "scontrol requeue 17" in fake_slurm.calls("scontrol")
 
@@ -95,7 +100,7 @@ def test_of_a_job_array_only_the_task_that_lost_its_first_node_is_queued_again(
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")  # the last task's job has the array's number
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    fake_slurm.answers("sinfo", "n1|down*|Not responding\n")
+    fake_slurm.answers("squeue", "17_3|RUNNING|None|n2,n3\n17_4|RUNNING|None|n1,n4\n")
     be_a_node(NODE, heads)
     assert "scontrol requeue 17_3" in fake_slurm.calls("scontrol")
 
@@ -103,12 +108,23 @@ def test_of_a_job_array_only_the_task_that_lost_its_first_node_is_queued_again(
 def test_a_silent_head_is_waited_for_while_the_jobs_first_node_lives(
     heads: Heads, fake_slurm: FakeSlurm, naps: Callable[..., None]
 ) -> None:
-    fake_slurm.answers("sinfo", "n1|mixed|none\n")
+    fake_slurm.answers("squeue", "17|RUNNING|None|n1,n2\n")
     naps(lambda: None)
     with pytest.raises(Tired):
         be_a_node(NODE, heads)
-    assert fake_slurm.calls("scontrol") == []
-    assert len(fake_slurm.calls("sinfo")) == 2
+    assert "scontrol requeue 17" not in fake_slurm.calls()
+    assert len(fake_slurm.calls("squeue")) == 1  # for all nodes, in half a minute
+
+
+def test_what_slurm_said_before_the_job_came_here_is_not_of_its_nodes(
+    heads: Heads, fake_slurm: FakeSlurm, naps: Callable[..., None]
+) -> None:
+    fake_slurm.answers("squeue", "17|RUNNING|None|n5,n6\n")  # where it was before
+    look_up({"17": 0.0})
+    naps(lambda: None)
+    with pytest.raises(Tired):
+        be_a_node(NODE, heads)
+    assert "scontrol requeue 17" not in fake_slurm.calls()
 
 
 def test_a_jobs_first_node_has_nobody_to_look_after(
@@ -117,7 +133,7 @@ def test_a_jobs_first_node_has_nobody_to_look_after(
     naps()
     with pytest.raises(Tired):
         be_a_node(ALONE, heads)
-    assert fake_slurm.calls("sinfo") == []
+    assert fake_slurm.calls() == []
 
 
 def test_a_node_moves_from_a_head_that_is_over_to_the_next_with_its_token(

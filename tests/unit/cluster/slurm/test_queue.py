@@ -18,6 +18,7 @@ SQUEUE = """\
 2|TIMEOUT|TimeLimit|gpu11
 """
 DISABLED = "Slurm accounting storage is disabled"
+DATABASE_IS_DOWN = "sacct: error: Problem talking to the database: Connection refused"
 
 
 class Clock:
@@ -61,6 +62,23 @@ def test_the_last_life_of_a_job_counts_in_the_accounting() -> None:
     assert told["4"] == QueuedJob(state="OUT_OF_ME", nodes="")
 
 
+def test_tasks_that_never_started_share_a_line_in_the_accounting() -> None:
+    lines = (  # of 22.05.8, the last with fewer tasks
+        "3_[0-3]|CANCELLED by 0|None assigned",
+        "4_[0,2-3]|PENDING|None assigned",
+        "5_[1,3%2]|CANCELLED by 0|None assigned",
+        "8_[78,80,85,87,89,91...]|CANCELLED by 0|None assigned",
+    )
+    told = parse_sacct("\n".join(lines))
+    assert {number: job.state for number, job in told.items()} == {
+        **dict.fromkeys(("3_0", "3_1", "3_2", "3_3"), "CANCELLED"),
+        **dict.fromkeys(("4_0", "4_2", "4_3"), "PENDING"),
+        **dict.fromkeys(("5_1", "5_3"), "CANCELLED"),
+        # Not 8_91, which may be cut short itself.
+        **dict.fromkeys(("8_78", "8_80", "8_85", "8_87", "8_89"), "CANCELLED"),
+    }
+
+
 def test_however_many_runs_are_watched_slurm_is_asked_once_in_half_a_minute(
     fake_slurm: FakeSlurm, clock: Clock
 ) -> None:
@@ -98,16 +116,38 @@ def test_what_the_controller_forgot_the_accounting_is_asked_once(
     assert [call.split()[0] for call in fake_slurm.calls()] == ["squeue", "sacct", *["squeue"] * 2]
 
 
-def test_the_accounting_is_asked_for_a_task_by_the_number_that_it_prints(
+def test_of_tasks_the_accounting_is_asked_by_their_array_and_told_by_the_numbers_that_it_prints(
+    fake_slurm: FakeSlurm, clock: Clock
+) -> None:
+    # sacct --jobs=1_3 finds nothing where the line is that of 1_[3-4].
+    fake_slurm.answers("squeue", SQUEUE)
+    fake_slurm.answers("sacct", "1_2|TIMEOUT|n1\n1_[3-4]|CANCELLED by 0|None assigned\n")
+    wanted = {"1_2": 0.0, "1_3": 0.0}
+    look_up(wanted)
+    clock.now += 31
+    queue = look_up(wanted)
+    assert [str(queue.job(number, 0.0)) for number in wanted] == ["TIMEOUT on n1", "CANCELLED"]
+    (call,) = fake_slurm.calls("sacct")
+    assert call.endswith("--format=JobID,State,NodeList --jobs=1")
+
+
+def test_while_the_accounting_does_not_answer_the_controller_is_asked_in_turn(
     fake_slurm: FakeSlurm, clock: Clock
 ) -> None:
     fake_slurm.answers("squeue", SQUEUE)
-    fake_slurm.answers("sacct", "1_2|TIMEOUT|n1\n")
-    look_up({"1_2": 0.0})
-    clock.now += 31
-    assert str(look_up({"1_2": 0.0}).job("1_2", 0.0)) == "TIMEOUT on n1"
-    (call,) = fake_slurm.calls("sacct")
-    assert call.endswith("--format=JobID,State,NodeList --jobs=1_2")
+    fake_slurm.answers("sacct", stderr=DATABASE_IS_DOWN, code=1)
+    states, failures = [], []
+    for turn in range(6):
+        if turn == 4:
+            fake_slurm.answers("sacct", "1|CANCELLED by 0|gpu11\n")
+        queue = look_up({"1": 0.0})
+        states.append(str(queue.job("1", 0.0)))
+        failures.append(queue.failure is not None)
+        clock.now += 31
+    asked = [call.split()[0] for call in fake_slurm.calls()]
+    assert asked == ["squeue", "sacct", "squeue", "sacct", "squeue", "sacct"]
+    assert failures == [False, True, False, True, False, False]
+    assert states == [*["GONE"] * 5, "CANCELLED on gpu11"]
 
 
 def test_without_accounting_a_forgotten_job_is_gone(fake_slurm: FakeSlurm, clock: Clock) -> None:

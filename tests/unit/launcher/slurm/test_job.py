@@ -193,9 +193,3 @@ def test_where_a_job_must_not_be_queued_again_a_new_one_is(
     assert read_json(run.state)["slurm_job"]["number"] == "18"
     assert "queued as job 18" in capsys.readouterr().err
     assert not [call for call in fake_slurm.calls() if "update" in call]
-
-
-def test_the_farms_output_is_found_with_each_attempt(run: RunFolder) -> None:
-    write_json(run.state, {**read_json(run.state), "slurm_farm": {"number": "18"}})
-    log = run.attempt(begin(run)).farm_log
-    assert log.readlink() == Path("../../eval/slurm-18.out")

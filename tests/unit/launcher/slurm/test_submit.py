@@ -154,31 +154,29 @@ def test_only_a_job_that_was_queued_again_goes_on_with_what_is_there(
         text=True,
     )
     assert done.returncode == 3
-    assert done.stderr.startswith("-m trainer.data build" if is_back else "-m launcher freeze")
+    assert done.stderr.startswith("-m trainer.data prepare" if is_back else "-m launcher freeze")
 
 
-@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
-def test_a_job_whose_time_is_up_while_it_makes_samples_queues_itself_again(
-    name: str, tmp_path: Path
-) -> None:
-    (tmp_path / "runs" / "mini-17" / "code").mkdir(parents=True)
+def test_a_job_whose_time_is_up_as_it_makes_the_samples_is_queued_again(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mini-17"
+    (run / "code").mkdir(parents=True)
     python = tmp_path / "python"
-    warn = 'case "$*" in *"data build"*) kill -USR1 $PPID;; esac'
-    python.write_text(f'#!/bin/sh\necho "$*"\n{warn}\n')
+    python.write_text('#!/bin/sh\necho "$*" >&2\ncase "$*" in *prepare*) kill -USR1 $PPID;; esac\n')
     python.chmod(0o755)
-    folders = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)}
     done = subprocess.run(
-        ["/bin/bash", str(CHECKOUT / "slurm" / name), "recipes/mini.yaml"],
-        env={**folders, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"},
+        ["/bin/bash", str(CHECKOUT / "slurm" / "train_multinode.sh"), "recipes/mini.yaml"],
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "17",
+            "SLURM_RESTART_COUNT": "1",
+        },
         capture_output=True,
         text=True,
     )
-    run = tmp_path / "runs" / "mini-17"
-    assert done.stdout.splitlines() == [
-        f"-m trainer.data build --config {run}/recipe.yaml",
-        f"-m launcher requeue {run}",
-    ]
-    assert done.returncode == 0
+    assert (run / "STOP").read_text() == "the time of job 17 is nearly up\n"
+    told = [line.split(" ")[2] for line in done.stderr.splitlines()]
+    assert told == ["prepare", "requeue"], done.stderr  # an attempt would forget the warning
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,7 +439,7 @@ def test_the_farm_is_queued_to_start_when_the_training_has(
     assert fake_slurm.calls("sbatch")[1] == asked
     assert run.farm_script.read_text() == farm_script(with_farm, run.root)
     fake_slurm.answers("squeue", "17|PENDING|Priority|\n")
-    assert f"farm       job 18, which prints to {run.root}/eval/slurm-18.out" in details(run)
+    assert f"farm       job 18; it prints to {run.root}/eval/slurm-18*.out" in details(run)
 
 
 def test_a_farm_of_several_jobs_is_queued_once_while_any_of_them_goes_on(
@@ -456,7 +454,6 @@ def test_a_farm_of_several_jobs_is_queued_once_while_any_of_them_goes_on(
     fake_slurm.answers("squeue", "18_0|COMPLETED|None|n1\n18_1|RUNNING|None|n2\n")
     queue_farm(recipe, run, "17")
     assert len(fake_slurm.calls("sbatch")) == 2
-    assert f"farm       job 18, which prints to {run.root}/eval/slurm-18_*.out" in details(run)
     fake_slurm.answers("squeue", "18_0|COMPLETED|None|n1\n18_1|COMPLETED|None|n2\n")
     queue_farm(recipe, run, "17")
     assert len(fake_slurm.calls("sbatch")) == 3

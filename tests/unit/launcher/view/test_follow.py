@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from cluster.run_folder import RunFolder, write_json
-from launcher.job import last_words
 from launcher.view.follow import Follower, progress_line
 from launcher.view.status import details, results_and_places
 
@@ -116,15 +115,3 @@ def test_the_end_of_a_run_shows_the_table_and_where_to_look(run: RunFolder) -> N
     assert f"report    {run.evaluation('mini') / 'report.html'}" in shown
     assert shown.endswith(f"curves    letterpress board {run.root}")
     assert "base  0.50  3" in details(run)
-
-
-@pytest.mark.parametrize(
-    ("log", "words"),
-    [
-        ("all good\nerror: no such model\nTraceback of another\n", "error: no such model"),
-        ("Traceback\n  File x\nRuntimeError: boom\n\n", "RuntimeError: boom"),
-        ("", "it said nothing"),
-    ],
-)
-def test_the_last_words_are_our_error_line_or_the_last(log: str, words: str) -> None:
-    assert last_words(log) == words

@@ -22,14 +22,16 @@ RUN='/shared/my runs/mini'
     exit 2
 }
 
+# From here on the run's own copy of the code counts.
+cd "$RUN/code"
+
 # When the time is nearly up: the ranks save at their next step and leave. They get no signal.
 TIME_IS_UP=
 trap 'TIME_IS_UP=1
     [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
 
-# From here on the run's own copy of the code counts.
-cd "$RUN/code"
-"$PYTHON" -m trainer.data build --config "$RUN/recipe.yaml"
+# The samples, and their latents if the recipe has a cache; at no cost where they are there.
+"$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml"
 
 # srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
