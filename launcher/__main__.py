@@ -225,7 +225,11 @@ def freeze_command(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     if not _all_there(recipe):
         return ExitCode.BAD_INPUT
-    print(freeze(recipe, RUNS / recipe.name).root)
+    from launcher.slurm.job import note_own_job
+
+    run = freeze(recipe, RUNS / recipe.name)
+    note_own_job(run)
+    print(run.root)
     return ExitCode.DONE
 
 

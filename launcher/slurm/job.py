@@ -3,13 +3,14 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.exit_codes import ExitCode, MachineFault
 from cluster.rendezvous import expand_hosts, slurm_node
-from cluster.run_folder import RunFolder, read_json
+from cluster.run_folder import RunFolder, read_json, write_json
 from cluster.slurm.commands import NoAnswer, Refused, own_job, requeue
 from cluster.slurm.excluded import exclude, excluded_nodes, leave_enough
 from cluster.slurm.nodes import down_nodes, nodes_of
@@ -21,6 +22,16 @@ from launcher.slurm.site import SlurmConfig
 from launcher.slurm.submit import queue_run, recipe_of
 
 OUTPUT_LINES = 50
+
+
+def note_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ) -> None:
+    """Record the job that a run was frozen in, if it was in one: a script was typed.
+
+    From here on SLURM is asked what becomes of it, also before its first attempt.
+    """
+    if job := own_job(environment):
+        queued = {"number": job, "submitted": time.time()}
+        write_json(run.state, {**read_json(run.state), "slurm_job": queued})
 
 
 def begin(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:

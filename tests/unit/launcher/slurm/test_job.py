@@ -11,7 +11,8 @@ from cluster.exit_codes import ExitCode, MachineFault
 from cluster.run_folder import RunFolder, read_json, write_json, write_text
 from launcher.freeze import freeze
 from launcher.recipe import load_slurm_recipe
-from launcher.slurm.job import begin, end, requeue_own_job
+from launcher.run_state import run_state
+from launcher.slurm.job import begin, end, note_own_job, requeue_own_job
 from tests.conftest import CHECKOUT
 from tests.fake_slurm import FakeSlurm
 
@@ -67,6 +68,21 @@ def ended(run: RunFolder) -> Callable[..., None]:
         write_json(run.attempt(attempt).node_record(host), record)
 
     return write
+
+
+def test_what_becomes_of_a_typed_job_is_known_before_its_first_attempt(
+    tmp_path: Path, fake_slurm: FakeSlurm
+) -> None:
+    run = freeze(load_slurm_recipe(CHECKOUT / "recipes" / "mini.yaml"), tmp_path / "mini-17")
+    note_own_job(run, JOB)
+    fake_slurm.answers("squeue", "17|RUNNING|None|n1\n")
+    assert run_state(run) == "starting"  # it makes its samples
+
+
+def test_a_run_that_is_frozen_outside_of_a_job_has_none(tmp_path: Path) -> None:
+    run = freeze(load_slurm_recipe(CHECKOUT / "recipes" / "mini.yaml"), tmp_path / "mini")
+    note_own_job(run, {})
+    assert run_state(run) == "new"
 
 
 def test_a_run_that_is_done_is_over(run: RunFolder, ended: Callable[..., None]) -> None:
