@@ -35,13 +35,27 @@ BODY = """\
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"
 
-# When the time is nearly up: the ranks save at their next step and leave. They get no signal.
+# When the time is nearly up: the ranks save at their next step and leave. They get no signal. What
+# is not saved half a minute before the end is given up, and the job queued again.
 TIME_IS_UP=
 trap 'TIME_IS_UP=1
-    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"
+    { sleep $((SAVE_S > 60 ? SAVE_S - 30 : SAVE_S / 2)) && kill -USR2 $$; } >/dev/null 2>&1 &' USR1
+trap 'exec "$PYTHON" -m launcher requeue "$RUN"' USR2
+
+# In the background, for bash runs no trap while it waits for a command in the foreground.
+in_background() {
+    local process code
+    "$@" &
+    process=$!
+    while code=0; wait "$process" || code=$?; kill -0 "$process" 2>/dev/null; do :; done
+    return "$code"
+}
 
 # The samples, and their latents if the recipe has a cache; at no cost where they are there.
-"$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml"
+CODE=0
+in_background "$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml" || CODE=$?
+[ "$CODE" = 0 ] || [ -n "$TIME_IS_UP" ] || exit "$CODE"
 
 # srun has not passed --cpus-per-task on since 22.05; without this each agent gets one core.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
@@ -51,14 +65,9 @@ NEXT=again
 while [ "$NEXT" = again ]; do
     ATTEMPT=$("$PYTHON" -m launcher begin "$RUN")
 
-    # In the background, for bash runs no trap while it waits for a command in the foreground.
-    srun --kill-on-bad-exit=1 \\
+    in_background srun --kill-on-bad-exit=1 \\
         "$PYTHON" -m cluster.agent --run "$RUN" --attempt "$ATTEMPT" --slurm -- \\
-        "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" &
-    AGENTS=$!
-    while kill -0 "$AGENTS" 2>/dev/null; do # the trap ends a wait early
-        wait "$AGENTS" || true
-    done
+        "$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT" || true
 
     # How the attempt ended, by the agents' own records, and what may help: `again` on these nodes,
     # `requeue`, on others or later, or that it is `over`.
@@ -68,6 +77,7 @@ while [ "$NEXT" = again ]; do
 done
 
 # The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
+trap '' USR1 USR2
 [ "$NEXT" != requeue ] || exec "$PYTHON" -m launcher requeue "$RUN"
 
 exit "$CODE"
@@ -82,7 +92,8 @@ def job_script(recipe: Recipe, run: Path) -> str:
     body = body.replace(agent, f"{shlex.join(slurm.inside)} {agent}" if slurm.inside else agent)
     about = f"Trains {recipe.name} on SLURM; `letterpress submit --on slurm` wrote this."
     flags = flags_of(recipe, run / "slurm-%j.out")
-    return script(about, flags, python_and_run(slurm, run), body)
+    variables = [*python_and_run(slurm, run), f"SAVE_S={slurm.save_before_end_s}\n"]
+    return script(about, flags, variables, body)
 
 
 def submit_run(recipe: Recipe, root: Path) -> str:

@@ -162,7 +162,7 @@ def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> P
     )
     changes = {
         '"$PYTHON" -m trainer --config "$RUN/recipe.yaml" --attempt "$ATTEMPT"': ours,
-        '"$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml"\n': "",
+        '"$PYTHON" -m trainer.data prepare --config "$RUN/recipe.yaml"': "true",
         "-m cluster.agent": f"-m {agent}",
         "set -euo pipefail\n": f"set -euo pipefail\nexport PYTHONPATH={CHECKOUT}\n",
     }

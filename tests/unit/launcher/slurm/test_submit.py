@@ -3,6 +3,7 @@
 python -m tests.unit.launcher.slurm.test_submit        writes the golden scripts again
 """
 
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from launcher.slurm.submit import (
     submit_run,
 )
 from launcher.view.status import details
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, PATIENCE_S
 from tests.fake_slurm import FakeSlurm
 
 MINI = CHECKOUT / "recipes" / "mini.yaml"
@@ -87,6 +88,13 @@ def test_the_script_is_the_golden_one_and_bash_reads_it(name: str) -> None:
 def test_what_is_typed_does_the_same_as_what_is_rendered(name: str) -> None:
     assert (CHECKOUT / "slurm" / name).read_text().endswith(BODY)
     assert script("one_node").endswith(BODY)
+
+
+@pytest.mark.parametrize("name", ["train_8xA100.sh", "train_multinode.sh"])
+def test_what_is_typed_gives_up_saving_just_before_its_own_end(name: str) -> None:
+    typed = (CHECKOUT / "slurm" / name).read_text()
+    warned, given_up = (re.findall(p, typed) for p in (r"USR1@(\d+)", r"SAVE_S=(\d+)"))
+    assert warned == given_up
 
 
 def test_the_farms_script_is_the_golden_one_and_does_what_is_typed() -> None:
@@ -179,6 +187,28 @@ def test_a_job_whose_time_is_up_while_it_makes_samples_queues_itself_again(
         f"-m launcher requeue {run}",
     ]
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("slow", ["python -m trainer.data", "srun --kill"])
+def test_what_does_not_come_to_its_end_in_time_is_given_up_and_queued_again(
+    slow: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "code").mkdir(parents=True)
+    for name in ("python", "srun"):
+        hangs = f'case "{name} $*" in "{slow}"*) kill -USR1 $PPID; exec sleep 20;; esac'
+        (tmp_path / name).write_text(f'#!/bin/sh\n{hangs}\necho "$0 $*" >> {run}/told\n')
+        (tmp_path / name).chmod(0o755)
+    slurm = SlurmConfig(python=tmp_path / "python", save_before_end_s=1)
+    text = job_script(replace(load_recipe(MINI), slurm=slurm), run)
+    subprocess.run(
+        ["/bin/bash", "-c", text],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"},
+        check=True,
+        timeout=PATIENCE_S,
+    )
+    assert (run / "told").read_text().endswith(f"python -m launcher requeue {run}\n")
+    assert (run / "STOP").read_text() == "the time of job 17 is nearly up\n"
 
 
 def test_a_recipe_wins_over_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
