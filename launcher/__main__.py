@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.config import add_set_option, build, describe, read_yaml
 from cluster.exit_codes import ExitCode
 from cluster.program import run_program
-from cluster.run_folder import read_json
+from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.run_job import is_on_slurm
 from launcher.dry_run import show, show_sweep
 from launcher.freeze import freeze
@@ -21,10 +21,11 @@ from launcher.recipe import Recipe, check_ranks, load_recipe, load_slurm_recipe
 from launcher.run_state import is_on_ray, run_state
 from launcher.runs import run_at, runs_at, runs_below, short_names
 from launcher.start import STARTS, go_on_here
+from launcher.stop import cancel as cancel_run
+from launcher.stop import stop as stop_run
 from launcher.sweep import sweep_of
 from launcher.view.logs import is_over, next_attempt, print_log
 from launcher.view.merged_log import print_merged
-from launcher.view.status import own_command
 
 RUNS = Path("runs")
 DEFAULT_RECIPE = Path("recipes/mini.yaml")
@@ -135,14 +136,18 @@ def _parser() -> argparse.ArgumentParser:
     logs_parser.add_argument("--rank", type=int, default=0, help="whose log; default 0")
     logs_parser.add_argument("--all", action="store_true", help="all ranks', node:rank before each")
     logs_parser.add_argument("--farm", action="store_true", help="the farm's log instead")
-    _run_argument(add("stop", stop))
-    _run_argument(add("cancel", cancel))
+    _run_argument(add("stop", stop), "a run folder, or a sweep's")
+    _run_argument(add("cancel", cancel), "a run folder, or a sweep's")
     _run_argument(add("begin", begin))
     end_parser = add("end", end)
     _run_argument(end_parser)
     end_parser.add_argument("attempt", type=int, help="what `begin` printed")
     _run_argument(add("requeue", requeue))
-    _runs_argument(add("board", board))
+    board_parser = add("board", board)
+    _runs_argument(board_parser)
+    board_parser.add_argument(
+        "--host", default="localhost", help="address to listen at; default: this machine's own only"
+    )
     add("keys", keys).add_argument("prefix", nargs="?", default="", help="such as train.optim")
     return parser
 
@@ -296,40 +301,25 @@ def logs(arguments: argparse.Namespace) -> int:
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Ask a run to save at its next step and end; `resume` goes on."""
-    run = run_at(arguments.run)
-    state = run_state(run)
-    if state == "queued" and is_on_ray(read_json(run.state)):
-        from launcher.ray.jobs import stop_waiting_job
-
-        print(stop_waiting_job(run))
-        return ExitCode.DONE
-    if state in ("queued", "starting"):
-        raise ValueError(
-            f"{arguments.run} is {state}: `{own_command()} cancel {arguments.run}` ends its job"
-        )
-    waits = state == "restarting" and is_on_ray(read_json(run.state))
-    if state not in ("running", "stopping") and not waits:
-        raise ValueError(f"{arguments.run} is not running: it is {state}")
-    run.request_stop("letterpress stop")
-    shows = f"`{own_command()} logs -f {run.root}` shows it do so"
-    print(f"asked {run.root.name} to save and stop; {shows}")
-    return ExitCode.DONE
+    """Ask a run, or each of a sweep's, to save at its next step and end; `resume` goes on."""
+    return _to_each(arguments.run, stop_run)
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End a run's job on SLURM or Ray at once, or take it out of the queue; `resume` goes on."""
-    run = run_at(arguments.run)
-    if is_on_slurm(read_json(run.state)):
-        from launcher.slurm import submit as slurm
+    """End a run's job on SLURM or Ray at once, or a sweep's; `resume` goes on."""
+    return _to_each(arguments.run, cancel_run)
 
-        print(slurm.cancel_job(run))
-    elif is_on_ray(read_json(run.state)):
-        from launcher.ray import jobs as ray_jobs
 
-        print(ray_jobs.cancel_job(run, ray_jobs.connect()))
-    else:
-        raise ValueError(f"{arguments.run} is on this machine: Ctrl-C twice ends it where it runs")
+def _to_each(path: Path, act: Callable[[RunFolder], str]) -> int:
+    """Do something to a run, or to the runs of a sweep: to some it may be done already."""
+    runs = runs_at([path])
+    for run in runs:
+        try:
+            print(act(run), flush=True)
+        except ValueError as error:
+            if len(runs) == 1:
+                raise
+            print(error, flush=True)
     return ExitCode.DONE
 
 
@@ -344,7 +334,7 @@ def board(arguments: argparse.Namespace) -> int:
         (logdir / name).parent.mkdir(exist_ok=True, parents=True)
         (logdir / name).symlink_to(run.tensorboard)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
-    command += ["--host", "localhost", "--samples_per_plugin", "images=100,pr_curves=100"]
+    command += ["--host", arguments.host, "--samples_per_plugin", "images=100,pr_curves=100"]
     os.execv(sys.executable, [*command, "--reload_multifile", "true"])
 
 
@@ -367,8 +357,10 @@ def _recipe_arguments(parser: argparse.ArgumentParser, default: Path | None = No
     parser.add_argument("--name", help="of the run; default: the recipe's name")
 
 
-def _run_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/mini")
+def _run_argument(
+    parser: argparse.ArgumentParser, about: str = "a run folder, such as runs/mini"
+) -> None:
+    parser.add_argument("run", type=Path, help=about)
 
 
 def _runs_argument(parser: argparse.ArgumentParser) -> None:

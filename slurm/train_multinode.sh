@@ -39,21 +39,25 @@ RUN="$PWD/runs/$(basename "$1" .yaml)-$SLURM_JOB_ID"
 # From here on the run's own copy of the code counts.
 cd "$RUN/code"
 
-# When the time is nearly up: the ranks save at their next step and leave. They get no signal. What
-# is not saved half a minute before the end is given up, and the job queued again.
+# When the time is nearly up: the ranks save at their next step and leave. They get no signal.
 TIME_IS_UP=
-trap 'TIME_IS_UP=1
-    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"
-    { sleep $((SAVE_S > 60 ? SAVE_S - 30 : SAVE_S / 2)) && kill -USR2 $$; } >/dev/null 2>&1 &' USR1
-trap 'exec "$PYTHON" -m launcher requeue "$RUN"' USR2
+trap 'TIME_IS_UP=1 GIVE_UP=$((SECONDS + (SAVE_S > 60 ? SAVE_S - 30 : SAVE_S / 2)))
+    [ -e "$RUN/STOP" ] || echo "the time of job $SLURM_JOB_ID is nearly up" > "$RUN/STOP"' USR1
 
-# In the background, for bash runs no trap while it waits for a command in the foreground.
+# In the background, for bash runs no trap while it waits for a command in the foreground. What does
+# not end half a minute before the job would is given up, and the job queued again.
 in_background() {
-    local process code
     "$@" &
-    process=$!
-    while code=0; wait "$process" || code=$?; kill -0 "$process" 2>/dev/null; do :; done
-    return "$code"
+    while kill -0 $! 2>/dev/null; do
+        if [ -z "$TIME_IS_UP" ]; then
+            wait $! || true # a trap ends it early
+        elif [ "$SECONDS" -lt "$GIVE_UP" ]; then
+            sleep 1
+        else
+            exec "$PYTHON" -m launcher requeue "$RUN"
+        fi
+    done
+    wait $!
 }
 
 # The samples, and their latents if the recipe has a cache; at no cost where they are there.
@@ -81,7 +85,7 @@ while [ "$NEXT" = again ]; do
 done
 
 # The last act: SLURM ends whatever the job still does. In place of this shell, or that would be it.
-trap '' USR1 USR2
+trap '' USR1
 [ "$NEXT" != requeue ] || exec "$PYTHON" -m launcher requeue "$RUN"
 
 exit "$CODE"

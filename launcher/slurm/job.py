@@ -1,5 +1,6 @@
 """What a job's script asks of the launcher: open an attempt, end it, queue the job again."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ from typing import Any
 from cluster.exit_codes import ExitCode, MachineFault
 from cluster.rendezvous import expand_hosts, slurm_node
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.slurm.commands import NoAnswer, Refused, own_job, requeue
+from cluster.slurm.commands import NoAnswer, Refused, own_job, own_jobs, requeue
 from cluster.slurm.excluded import exclude, excluded_nodes, leave_enough
 from cluster.slurm.nodes import down_nodes, nodes_of
+from cluster.slurm.queue import SQUEUE_FORMAT, parse_squeue
 from cluster.slurm.queue_time import queued_at
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from cluster.verdict.restart import Decision
@@ -82,7 +84,10 @@ def end(run: RunFolder, number: int) -> tuple[str, int]:
 
 
 def requeue_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ) -> int:
-    """Queue the job that we are in again; where the site forbids that, a new one."""
+    """Queue the job that we are in again; where the site forbids that, a new one.
+
+    SLURM may have done it though its answer was lost.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends us first, and we have more to ask
     excluded, job = excluded_nodes(read_json(run.state)), own_job(environment)
     assert job is not None
@@ -92,9 +97,19 @@ def requeue_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ)
         for refused in requeue(job, excluded=left_out, expired=excluded.expired):
             _say(f"queued again, but SLURM did not take {refused}")
     except (Refused, NoAnswer) as error:
+        if isinstance(error, NoAnswer) and _is_ended(job):
+            return ExitCode.DONE
         _say(f"job {job} is not queued again, so a new one is: {error}")
         _say(f"queued as job {queue_run(recipe_of(run), run)}")
     return ExitCode.DONE
+
+
+def _is_ended(job: str) -> bool:
+    """Whether SLURM ends our job, as it does when it queues it again; False if it does not say."""
+    with contextlib.suppress(NoAnswer):
+        ours = parse_squeue(own_jobs(SQUEUE_FORMAT)).get(job)
+        return ours is not None and ours.state != "RUNNING"
+    return False
 
 
 def _end_cut_off(run: RunFolder, attempt: dict[str, Any]) -> Decision:

@@ -14,6 +14,15 @@ from cluster.config import build, read_yaml
 WORD = re.compile(r"[^\s'\"\\#`$;<>]+")
 
 
+# Flags that would undo what a job's script relies on, and what does instead what they are for.
+OURS = {
+    "--array": "does one thing several times: `submit --sweep` starts several runs, "
+    "slurm.farm.jobs several jobs of a farm",
+    "--output": "would hide from `letterpress status` what the job prints: leave it out",
+    "--signal": "is how the job hears of its time limit: slurm.save_before_end_s says when",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FarmJobConfig:
     """The farm as jobs of its own, which start when the training has.
@@ -144,3 +153,5 @@ def _check_flags(config: object, keys: Iterable[str]) -> None:
         for flag in getattr(config, key):
             if not (flag.startswith("--") and WORD.fullmatch(flag)):
                 raise ValueError(f"{key} takes flags such as --exclusive, got {flag!r}")
+            if cure := OURS.get(flag.partition("=")[0]):
+                raise ValueError(f"{key} must not hold {flag}, which {cure}")

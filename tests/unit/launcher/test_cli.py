@@ -243,6 +243,22 @@ def test_a_run_that_does_not_run_cannot_be_stopped(run: RunFolder) -> None:
     assert "is not running: it is new" in done.stderr
 
 
+def test_a_sweeps_runs_are_stopped_together(run: RunFolder, tmp_path: Path) -> None:
+    begin_attempt(run, backend="local", pid=os.getpid())
+    (tmp_path / "sweep").mkdir()
+    for name in ("going", "new"):
+        shutil.copytree(run.root, tmp_path / "sweep" / name)
+    shutil.rmtree(tmp_path / "sweep" / "new" / "attempts")
+    going, new = (RunFolder(tmp_path / "sweep" / name) for name in ("going", "new"))
+    write_json(new.state, {**read_json(new.state), "attempts": []})
+    done = letterpress("stop", tmp_path / "sweep")
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
+    assert done.stdout.startswith("asked going to save and stop")
+    assert f"{new.root} is not running: it is new\n" in done.stdout
+    assert going.stop_request.exists()
+    assert not new.stop_request.exists()
+
+
 def test_status_lists_the_runs(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     run.root.rename(tmp_path / "runs" / "mini")

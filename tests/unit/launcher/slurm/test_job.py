@@ -199,6 +199,15 @@ def test_enough_nodes_stay_for_the_job(
     assert "scontrol update JobId=17 ExcNodeList=" in fake_slurm.calls()
 
 
+def test_a_job_that_is_queued_again_without_an_answer_is_queued_once(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    scontrol(fake_slurm, requeue='echo "Unable to contact slurm controller" >&2; exit 1')
+    fake_slurm.answers("squeue", "17|COMPLETING|None|n1\n")
+    assert requeue_own_job(run) == ExitCode.DONE
+    assert fake_slurm.calls("sbatch") == []
+
+
 def test_where_a_job_must_not_be_queued_again_a_new_one_is(
     run: RunFolder, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -248,6 +248,8 @@ def test_a_mistake_in_the_sites_file_names_the_file(
         "slurm.constraint='a$(id)'",
         "slurm.flags=[exclusive]",
         "slurm.srun_flags=['--x; id']",
+        "slurm.flags=[--array=0-3]",
+        "slurm.farm.flags=[--output=here]",
         "slurm.hours=0",
         "slurm.hours=.inf",
         "slurm.exclude_h=.inf",
@@ -256,7 +258,7 @@ def test_a_mistake_in_the_sites_file_names_the_file(
         "slurm.farm.nodes=0",
     ],
 )
-def test_what_could_end_a_line_of_the_script_is_refused(wrong: str) -> None:
+def test_what_could_end_a_line_of_the_script_or_undo_it_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"^slurm(\.farm)?: "):
         load_slurm_recipe(MINI, [wrong])
 
