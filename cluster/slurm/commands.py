@@ -23,6 +23,14 @@ NO_ANSWER = re.compile(
 # A job that is queued again waits for 121 s: SLURM sets its start when it has left its nodes,
 # unless one was asked for that still lies ahead then (22.05). By now it has left them.
 LEAVES_NODES_WITHIN_S = 10
+# What SLURM's refusals speak of, and the flags that asked for it.
+FLAGS_BY_WORD = {
+    "account": "account",
+    "feature": "constraint",
+    "generic resource": "gpus-per-node",
+    "partition": "partition",
+    "qos": "qos",
+}
 WHERE_SLURM_IS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -103,7 +111,7 @@ def submit_once(
     """Queue a script, unless a job with this token is queued already; the job's number.
 
     It starts once the job `after` has. A controller that does not answer in time may have queued
-    it: it is looked for first.
+    it: it is looked for first. Refused names what the script asks for that SLURM's reason is about.
     """
     command = ["sbatch", "--parsable", f"--comment={token}"]
     if after:
@@ -118,6 +126,8 @@ def submit_once(
             return found or call(*command, str(script)).strip().partition(";")[0]
         except NoAnswer as error:
             failure = error
+        except Refused as error:
+            raise Refused(f"{error}{_flags_about(str(error), script)}") from None
     assert failure is not None
     raise failure
 
@@ -183,6 +193,14 @@ def checked_nodes(nodes: Iterable[str]) -> list[str]:
         if not NODE_NAME.fullmatch(node):
             raise ValueError(f"a node's name is letters, digits, '.', '_' and '-', got {node!r}")
     return list(nodes)
+
+
+def _flags_about(reason: str, script: Path) -> str:
+    """The flags in a script that a refusal is about, for the end of its line."""
+    keys = [key for word, key in FLAGS_BY_WORD.items() if word in reason.lower()]
+    flags = re.findall(r"^#SBATCH (--([a-z-]+)=.*)", script.read_text(), re.MULTILINE)
+    about = [flag for flag, key in flags if key in keys]
+    return f" (the job asks for {' '.join(about)})" if about else ""
 
 
 def _excluded_now(job: str, excluded: Sequence[str], expired: Sequence[str]) -> list[str]:

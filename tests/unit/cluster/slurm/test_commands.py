@@ -48,14 +48,20 @@ def test_one_that_never_answers_is_the_machines_fault(
         submit_once(tmp_path / "job.sh", "letterpress:abc")
 
 
-def test_a_refusal_is_slurms_own_line_and_not_tried_again(
+def test_a_refusal_is_slurms_own_line_with_what_it_is_about_and_not_tried_again(
     fake_slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     fake_slurm.answers("squeue")
     said = "sbatch: error: Batch job submission failed: Invalid account or account/partition"
     fake_slurm.answers("sbatch", stderr=said, code=1)
-    with pytest.raises(Refused, match=r"^SLURM refused: Batch job submission failed: Invalid acc"):
-        submit_once(tmp_path / "job.sh", "letterpress:abc")
+    script = tmp_path / "job.sh"
+    script.write_text("#SBATCH --account=lab\n#SBATCH --qos=high\n#SBATCH --requeue\n")
+    with pytest.raises(Refused) as refusal:
+        submit_once(script, "letterpress:abc")
+    assert str(refusal.value) == (
+        "SLURM refused: Batch job submission failed: Invalid account or account/partition "
+        "(the job asks for --account=lab)"
+    )
     assert len(fake_slurm.calls("sbatch")) == 1
 
 
