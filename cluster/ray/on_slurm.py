@@ -101,7 +101,9 @@ def _is_lost(host: str, began: float) -> bool:
     if queue.asked < began:  # of the job as it was before it was queued again
         return False
     ours = queue.job(job, began)
-    return ours is not None and ours.goes_on and host not in expand_hosts(ours.nodes)
+    if ours is None or not (ours.goes_on and ours.nodes):
+        return False
+    return host not in expand_hosts(ours.nodes)
 
 
 def _can_be_joined(head: Head) -> bool:

@@ -21,8 +21,16 @@ from cluster.slurm.commands import NoAnswer, NoSlurm, Refused, call, checked_job
 ASK_EVERY_S = 30.0
 SQUEUE_FORMAT = "%i|%T|%r|%N"  # %i: 17, or 17_3 of an array
 NO_NODES = "None assigned"  # as sacct says it
-WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
-GOING_ON = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
+# The words of 21.08 to 26.05. One that is in neither line is a job's that goes on: nothing is given
+# up because a newer SLURM has another word.
+WAITING = {
+    *("PENDING", "CONFIGURING", "POWER_UP_NODE", "EXPEDITING", "RESV_DEL_HOLD"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
+}
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT", "GONE"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +51,12 @@ class QueuedJob:
     @property
     def goes_on(self) -> bool:
         """Whether it has nodes."""
-        return self.state in GOING_ON
+        return not (self.waits or self.has_ended)
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will come of it."""
-        return not (self.waits or self.goes_on)
+        """Whether nothing more will come of it; sacct may cut the word short."""
+        return any(word.startswith(self.state) for word in ENDED)
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason not in ("", "None") else ""

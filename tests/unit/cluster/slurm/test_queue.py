@@ -47,6 +47,17 @@ def test_every_state_is_waiting_going_on_or_over() -> None:
     assert str(jobs["5"]) == "RUNNING on gpu[11-12]"
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "SUSPENDED", "STAGE_OUT", "UPDATE_DB", "A_NEW_WORD"])
+def test_what_is_not_known_to_have_ended_goes_on(state: str) -> None:
+    job = QueuedJob(state=state)
+    assert (job.waits, job.goes_on, job.has_ended) == (False, True, False)
+
+
+@pytest.mark.parametrize("state", ["REVOKED", "BOOT_FAIL", "OUT_OF_ME", "GONE"])
+def test_what_has_ended_is_known_by_its_word_even_if_that_is_cut_short(state: str) -> None:
+    assert QueuedJob(state=state).has_ended
+
+
 def test_tasks_of_an_array_are_jobs_of_their_own() -> None:
     jobs = parse_squeue("1_3|PENDING|JobArrayTaskLimit|\n1_0|RUNNING|None|n1\n2|RUNNING|None|n1\n")
     assert {number: job.state for number, job in jobs.items()} == {
