@@ -30,6 +30,7 @@ from cluster.slurm.commands import own_job, requeue
 from cluster.slurm.queue import look_up
 
 POLL_S = 1.0
+JOINS_WITHIN_S = 60.0  # of a head that answers
 LOOK_EVERY_S = 30.0  # whether the job's first node is lost
 
 
@@ -111,15 +112,25 @@ def _can_be_joined(head: Head) -> bool:
 
 
 def _join(node: Node, heads: Heads, head: Head) -> None:
-    """Be part of a head's Ray until either ends; MachineFault if that is not to be had here."""
-    try:
-        with ray_part(node, head.address, heads.token(head)) as (ray, _):
-            print(f"{node.name} has joined", flush=True)
-            while ray.poll() is None and heads.newest() == head:
-                time.sleep(POLL_S)
-    except (MachineFault, FileNotFoundError):
-        if heads.newest() == head and _can_be_joined(head):
-            raise
+    """Be part of a head's Ray until either ends; MachineFault if that is not to be had here.
+
+    It is tried for a while: a head answers before it knows itself, and sends away who comes then
+    (ray 2.60: "No node info found for head node").
+    """
+    deadline = time.monotonic() + JOINS_WITHIN_S
+    while True:
+        try:
+            with ray_part(node, head.address, heads.token(head)) as (ray, _):
+                print(f"{node.name} has joined", flush=True)
+                while ray.poll() is None and heads.newest() == head:
+                    time.sleep(POLL_S)
+            return
+        except (MachineFault, FileNotFoundError):
+            if heads.newest() != head or not _can_be_joined(head):
+                return
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

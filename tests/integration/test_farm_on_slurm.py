@@ -87,6 +87,7 @@ def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run:
     assert scored(run) == len(PROMPTS)
     assert '"event": "lost"' in (run.evaluations / "work.jsonl").read_text()
     wait_until(lambda: not nodes_at_work(cluster))  # no Ray is left behind
+    wait_until(lambda: is_down(cluster, lost))  # until then SLURM would give it to the next test
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -128,6 +129,11 @@ def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_ha
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
     assert rows(run) == rows(score_alone(run, tmp_path / "alone"))
     wait_until(lambda: not nodes_at_work(cluster))  # no Ray is left behind
+
+
+def is_down(cluster: Cluster, node: str) -> bool:
+    """Whether SLURM has found that a node is lost."""
+    return "down" in cluster.type("sinfo", "-h", "--Node", "--nodes", node, "--format=%T")
 
 
 def printed(cluster: Cluster, output: str, line: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.exit_codes import ExitCode
-from cluster.run_folder import RunFolder, published_steps, read_json
+from cluster.run_folder import RunFolder, published_steps, read_json, write_json
 from tests.conftest import CHECKOUT, PATIENCE_S, wait_until
 
 SUITE = """
@@ -232,6 +232,7 @@ def test_the_board_shows_the_runs_that_are_named(launcher: Launcher, tmp_path: P
         run = RunFolder(tmp_path / "runs" / name)
         run.root.mkdir(parents=True)
         run.recipe.write_text("name: x")
+        write_json(run.state, {})
         with SummaryWriter(run.tensorboard / "train") as writer:
             writer.add_scalar("train/loss", 1.0, 1)
     board = launcher.start("board", "runs/one", "runs/two")

@@ -19,7 +19,7 @@ DEAD, SLOW = 1, 2
 def test_of_six_nodes_the_dead_and_the_slow_one_are_named_to_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leader, "ROUND_S", 6.0)
+    monkeypatch.setattr(leader, "ROUND_S", 8.0)
     run = RunFolder(tmp_path)
     attempt = run.attempt(run.begin_attempt())
     programs = {DEAD: (*BAD, "dead"), SLOW: (*BAD, "slow")}

@@ -156,6 +156,28 @@ def test_a_node_moves_from_a_head_that_is_over_to_the_next_with_its_token(
     assert joined == [("n1:20000", tokens[0]), ("n7:20000", tokens[1])]
 
 
+def test_a_head_that_answers_but_does_not_take_nodes_yet_is_joined_when_it_does(
+    heads: Heads,
+    naps: Callable[..., None],
+    joined: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = heads.newest()
+    assert head is not None
+    heads.new_token(head)
+    heads.note(head, address="n1:20000")
+    joins = on_slurm.ray_part
+
+    def sent_away(*_: object) -> object:
+        raise MachineFault("Ray at n2:20000 ended: No node info found for head node in GCS")
+
+    monkeypatch.setattr(on_slurm, "ray_part", sent_away)
+    naps(lambda: monkeypatch.setattr(on_slurm, "ray_part", joins), lambda: None)
+    with pytest.raises(Tired):
+        be_a_node(NODE, heads)
+    assert len(joined) == 1
+
+
 def test_a_part_that_does_not_come_up_is_a_fault_unless_the_head_has_just_ended(
     heads: Heads, naps: Callable[..., None], joined: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +190,7 @@ def test_a_part_that_does_not_come_up_is_a_fault_unless_the_head_has_just_ended(
         raise MachineFault("Ray at n2:20000 does not answer")
 
     monkeypatch.setattr(on_slurm, "ray_part", broken)
+    monkeypatch.setattr(on_slurm, "JOINS_WITHIN_S", -1.0)
     with pytest.raises(MachineFault, match="Ray at n2:20000 does not answer"):
         be_a_node(ALONE, heads)
 
