@@ -25,11 +25,6 @@ from tests.integration.test_slurm import START_TIMEOUT_S, Cluster, cluster, pyte
 __all__ = ["cluster", "pytestmark"]  # the fixture, and where it is skipped
 
 PROMPTS = [f"'{word}' in {ink}" for word in ("eel", "few", "gem", "net") for ink in "abcdefghij"]
-QUICK_TO_NOTICE = {  # that a node is gone; Ray takes 15 s as it comes
-    "RAY_health_check_initial_delay_ms": "0",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 @pytest.fixture
@@ -69,7 +64,6 @@ def one_thread() -> Iterator[None]:
 
 
 def test_a_farm_over_three_nodes_goes_on_when_one_is_lost(cluster: Cluster, run: RunFolder) -> None:
-    cluster.environment |= QUICK_TO_NOTICE
     number = cluster.sbatch(
         *("--nodes=3", "--gpus-per-node=0", "--cpus-per-task=1"),  # an actor takes a core
         *("slurm/evalfarm.sh", str(run.root)),
@@ -97,7 +91,6 @@ def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_ha
     shutil.rmtree(run.exports)  # they come while we watch
     recipe = read_json(run.recipe)
     run.recipe.write_text(json.dumps({**recipe, "eval": {**recipe["eval"], "scorers": 2}}))
-    cluster.environment |= QUICK_TO_NOTICE
     array = cluster.sbatch(
         # Three actors: too many for one node, but there is room for one of each kind.
         *("--array=0-1", "--exclusive", "--gpus-per-node=0", "--cpus-per-task=2"),
