@@ -111,7 +111,7 @@ class Heads:
         if queue.failure and queue.failure != self._said:
             print(f"nobody knows whether job {number} goes on: {queue.failure}", flush=True)
         self._said = queue.failure
-        job = queue.job(number, since) if queue.asked > since else None
+        job = queue.job_told_after(number, since)
         return job is not None and not job.goes_on
 
     def new_token(self, head: Head) -> str:

@@ -98,10 +98,7 @@ def _is_lost(host: str, began: float) -> bool:
     """
     job = own_job(os.environ)
     assert job is not None
-    queue = look_up({job: began})
-    if queue.asked < began:  # of the job as it was before it was queued again
-        return False
-    ours = queue.job(job, began)
+    ours = look_up({job: began}).job_told_after(job, began)
     if ours is None or not (ours.goes_on and ours.nodes):
         return False
     return host not in expand_hosts(ours.nodes)

@@ -80,6 +80,13 @@ class Queue:
             return None
         return self.jobs.get(number, QueuedJob(state="GONE"))
 
+    def job_told_after(self, number: str, since: float) -> QueuedJob | None:
+        """The state of a job, by an answer that is newer than `since`; None if there is none yet.
+
+        An older one may be of the job as it was before it was queued again.
+        """
+        return self.job(number, since) if self.asked > since else None
+
 
 def look_up(wanted: Mapping[str, float]) -> Queue:
     """Jobs, by number and since when they are there, as SLURM told of them in the last 30 s.
@@ -94,6 +101,11 @@ def look_up(wanted: Mapping[str, float]) -> Queue:
         known = _nothing_asked() | {"failure": f"cannot write {error.filename}: {error.strerror}"}
     jobs = {number: QueuedJob(**job) for number, job in known["jobs"].items()}
     return Queue(jobs=jobs, asked=known["asked"], failure=known["failure"])
+
+
+def ask_now() -> dict[str, QueuedJob]:
+    """This user's jobs by number, as the controller tells of them at this moment."""
+    return parse_squeue(own_jobs(SQUEUE_FORMAT))
 
 
 def parse_squeue(text: str) -> dict[str, QueuedJob]:
@@ -167,7 +179,7 @@ def _ask(known: dict[str, Any], wanted: Mapping[str, float]) -> None:
             jobs |= {number: asdict(job) for number, job in _accounted(forgotten).items()}
         known["accounted"] += forgotten
         return
-    told = parse_squeue(own_jobs(SQUEUE_FORMAT))
+    told = ask_now()
     ended = {number: job for number, job in jobs.items() if QueuedJob(**job).has_ended}
     kept = {number: job for number, job in ended.items() if number in known["accounted"]}
     known["jobs"] = kept | {number: asdict(job) for number, job in told.items()}

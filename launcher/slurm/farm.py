@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.run_folder import RunFolder, read_json, write_json, write_text
-from cluster.slurm.commands import NoAnswer, cancel, new_token, own_jobs, submit_once
-from cluster.slurm.queue import SQUEUE_FORMAT, parse_squeue
+from cluster.slurm.commands import NoAnswer, cancel, new_token, submit_once
+from cluster.slurm.queue import ask_now
 from launcher.recipe import Recipe
 from launcher.slurm.script import output_flag, python_and_run, script, time_flag
 from launcher.slurm.site import FarmJobConfig, SlurmConfig
@@ -108,8 +108,7 @@ def _note(run: RunFolder, farm: dict[str, Any]) -> None:
 
 def _goes_on(number: str) -> bool:
     """Whether a job waits or runs, or a task of an array."""
-    jobs = parse_squeue(own_jobs(SQUEUE_FORMAT))
-    ours = [job for key, job in jobs.items() if key.partition("_")[0] == number]
+    ours = [job for key, job in ask_now().items() if key.partition("_")[0] == number]
     return not all(job.has_ended for job in ours)
 
 

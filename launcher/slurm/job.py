@@ -12,10 +12,10 @@ from typing import Any
 from cluster.exit_codes import ExitCode, MachineFault
 from cluster.rendezvous import expand_hosts, slurm_node
 from cluster.run_folder import RunFolder, read_json, write_json
-from cluster.slurm.commands import NoAnswer, Refused, own_job, own_jobs, requeue
+from cluster.slurm.commands import NoAnswer, Refused, own_job, requeue
 from cluster.slurm.excluded import exclude, excluded_nodes, leave_enough
 from cluster.slurm.nodes import down_nodes, nodes_of
-from cluster.slurm.queue import SQUEUE_FORMAT, parse_squeue
+from cluster.slurm.queue import ask_now
 from cluster.slurm.queue_time import queued_at
 from cluster.state import begin_attempt, end_attempt, end_run, summed_up
 from cluster.verdict.restart import Decision
@@ -107,7 +107,7 @@ def requeue_own_job(run: RunFolder, environment: Mapping[str, str] = os.environ)
 def _is_ended(job: str) -> bool:
     """Whether SLURM ends our job, as it does when it queues it again; False if it does not say."""
     with contextlib.suppress(NoAnswer):
-        ours = parse_squeue(own_jobs(SQUEUE_FORMAT)).get(job)
+        ours = ask_now().get(job)
         return ours is not None and ours.state != "RUNNING"
     return False
 

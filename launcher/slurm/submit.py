@@ -128,8 +128,8 @@ def queue_run(recipe: Recipe, run: RunFolder) -> str:
     state = read_json(run.state)
     job = state.get("slurm_job") or {}
     if "task" in job and not job["number"]:
-        if array := find_job(job["token"]):
-            return note_number(run, f"{array}_{job['task']}")
+        if number := _find_lost_answer(run, state):
+            return number
         job = {}
     if "token" not in job or job["number"]:
         job = {"token": new_token()}
