@@ -2,7 +2,9 @@
 
 from cluster.run_folder import RunFolder, read_json
 from cluster.slurm.run_job import is_on_slurm
+from launcher.ray import jobs as ray_jobs
 from launcher.run_state import is_on_ray, run_state
+from launcher.slurm import submit as slurm
 from launcher.view.status import own_command
 
 
@@ -11,9 +13,7 @@ def stop(run: RunFolder) -> str:
     state = run_state(run)
     on_ray = is_on_ray(read_json(run.state))
     if state == "queued" and on_ray:
-        from launcher.ray.jobs import stop_waiting_job
-
-        return stop_waiting_job(run)
+        return ray_jobs.stop_waiting_job(run)
     if state in ("queued", "starting"):
         raise ValueError(f"{run.root} is {state}: `{own_command()} cancel {run.root}` ends its job")
     waits = state == "restarting" and on_ray
@@ -27,11 +27,7 @@ def stop(run: RunFolder) -> str:
 def cancel(run: RunFolder) -> str:
     """End a run's job at once, or take it out of the queue; what was done, in a line."""
     if is_on_slurm(read_json(run.state)):
-        from launcher.slurm import submit as slurm
-
         return slurm.cancel_job(run)
     if is_on_ray(read_json(run.state)):
-        from launcher.ray import jobs as ray_jobs
-
         return ray_jobs.cancel_job(run, ray_jobs.connect())
     raise ValueError(f"{run.root} is on this machine: Ctrl-C twice ends it where it runs")
