@@ -13,10 +13,9 @@ class Fence:
     """Lets one attempt change its run until a newer one begins."""
 
     # Asked right before each rename. Between the two a newer attempt may begin:
-    # - What is being published is in time if that attempt has not looked for it yet. It looks after
-    #   it has moved all staged folders away (`recover`), and from then on the rename fails.
-    # - LATEST may be set back, and a checkpoint that this attempt has a successor of be removed.
-    #   The window is the microseconds between two system calls, or a pause of the process there.
+    # - What is published then, LATEST too, is in time: that attempt has not looked yet. It looks
+    #   after it has moved away what is staged (`recover`), and from then on the rename fails.
+    # - A removal still happens. What is removed has a successor that both attempts have seen.
     # - On NFS a listing may be as old as the client's attribute cache (60 s unless the site says
     #   otherwise). Until then only the sweep refuses, and only what was staged before it.
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -163,17 +164,19 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`, for bytes."""
+def write_bytes(path: Path, data: bytes, permit: Permit = anyone) -> None:
+    """As `write_text`, for bytes. `permit` may refuse at the last moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two nodes may have one number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        permit()
         temporary.replace(path)
-    except OSError:
+    except Exception:
         temporary.unlink(missing_ok=True)
         raise
 
@@ -252,6 +255,7 @@ def publish(
     except FileNotFoundError:  # a newer attempt has just swept it away
         with contextlib.suppress(FileNotFoundError):
             superseded.rename(final)
+        permit()
         raise
     _sync_folder(final.parent)
     if latest:
@@ -263,8 +267,12 @@ def point_latest(folder: Path, permit: Permit = anyone) -> None:
     """Make LATEST name `folder`, if it does not yet."""
     latest, name = folder.parent / LATEST, folder.name + "\n"
     if not latest.exists() or latest.read_text() != name:
-        permit()
-        write_text(latest, name)
+        # Once it is permitted a newer attempt sweeps away what would set back its own.
+        try:
+            write_bytes(latest, name.encode(), permit)
+        except FileNotFoundError:
+            permit()
+            raise
 
 
 def remove_step(folder: Path, permit: Permit = anyone) -> None:

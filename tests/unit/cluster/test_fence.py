@@ -81,16 +81,32 @@ def test_a_superseded_attempt_can_change_nothing(change: str, run: RunFolder) ->
     assert (run.checkpoints / "LATEST").read_text() == "step-00000005\n"
 
 
-def test_what_a_newer_attempt_has_swept_away_is_not_published_and_nothing_is_lost(
-    run: RunFolder,
-) -> None:
-    def too_early() -> None:  # asked a moment before the newer attempt begins and sweeps
+def asked_too_early(run: RunFolder) -> Callable[[], None]:
+    """Attempt 0's permit; a moment after it was first given attempt 1 begins, and sweeps."""
+
+    def permit() -> None:
+        Fence(run, 0).check()
         begin_attempt(run)
         recover(run.checkpoints)
 
-    with pytest.raises(FileNotFoundError):
-        publish(stage(run, 5, attempt=0), run.checkpoint(5), {}, permit=too_early)
+    return permit
+
+
+def test_what_a_newer_attempt_has_swept_away_is_not_published_and_nothing_is_lost(
+    run: RunFolder,
+) -> None:
+    with pytest.raises(Superseded):
+        publish(stage(run, 5, attempt=0), run.checkpoint(5), {}, permit=asked_too_early(run))
     assert (run.checkpoint(5) / "weights").read_text() == "of attempt 0"
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["LATEST", "step-00000005"]
+
+
+def test_latest_is_not_set_back_by_an_attempt_that_a_newer_one_overtakes_meanwhile(
+    run: RunFolder,
+) -> None:
+    with pytest.raises(Superseded):
+        point_latest(run.checkpoint(4), asked_too_early(run))
+    assert (run.checkpoints / "LATEST").read_text() == "step-00000005\n"
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["LATEST", "step-00000005"]
 
 
