@@ -287,6 +287,9 @@ def logs(arguments: argparse.Namespace) -> int:
         print_log(run.farm_log, partial(is_over, run) if arguments.follow else None)
         return ExitCode.DONE
     number = run.last_attempt()
+    if number is None and arguments.follow and not is_over(run):
+        print(f"waiting for {run.root.name}, which is {run_state(run)}", file=sys.stderr)
+        number = next_attempt(run, None)
     if number is None:
         raise ValueError(f"{arguments.run} has not started yet: it is {run_state(run)}")
     while number is not None:

@@ -114,13 +114,13 @@ def _is_ended(job: str) -> bool:
 
 def _end_cut_off(run: RunFolder, attempt: dict[str, Any]) -> Decision:
     """Judge the attempt in which SLURM took the job off its nodes, and queued it again."""
-    lost = down_nodes(attempt["hosts"])
+    lost = _down(attempt["hosts"])
     if lost:
         run.clear_stop_request()  # SLURM ended the others for the sake of the lost node
     facts = SchedulerFacts(
         state="NODE_FAIL" if lost else "PREEMPTED",
         hosts=tuple(attempt["hosts"]),
-        down_hosts=tuple(lost),
+        down_hosts=lost,
     )
     return end_attempt(run, attempt["number"], summed_up(run, attempt["number"]), facts)
 

@@ -36,8 +36,8 @@ def is_over(run: RunFolder) -> bool:
     return run_state(run) not in going_on
 
 
-def next_attempt(run: RunFolder, number: int) -> int | None:
-    """The attempt that follows, as soon as it is there; None if none will."""
+def next_attempt(run: RunFolder, number: int | None) -> int | None:
+    """The attempt that follows one, or the first, as soon as it is there; None if none will."""
     while not is_over(run):
         newest = run.last_attempt()
         if newest != number:

@@ -225,6 +225,25 @@ def test_logs_go_on_with_the_attempt_that_follows(run: RunFolder) -> None:
         assert following.wait(60) == 0
 
 
+def test_logs_wait_for_a_run_that_is_still_queued(run: RunFolder) -> None:
+    write_json(run.state, {**read_json(run.state), "ray_job": {"id": "17"}})
+    told = f"error: {run.root} has not started yet: it is queued\n"
+    assert letterpress("logs", run.root).stderr == told
+    command = [sys.executable, "-m", "launcher", "logs", "-f", str(run.root)]
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert following.stderr.readline() == "waiting for mini, which is queued\n"
+        number = begin_attempt(run, backend="ray", job="17")
+        run.attempt(number).rank_log(0).write_text("first\n")
+        assert following.stdout.readline() == "first\n"
+        write_json(run.attempt(number).node_record("a"), {"ended": 1.0, "exit_code": 0})
+        end_run(run, number, ExitCode.DONE)
+        assert following.wait(60) == 0
+
+
 def test_the_farms_log_is_one_for_all_attempts(run: RunFolder) -> None:
     done = letterpress("logs", "--farm", run.root)
     assert done.stderr == f"error: there is no {run.farm_log}\n"

@@ -182,6 +182,16 @@ def test_a_job_that_slurm_queued_again_itself_is_judged_when_it_is_back(
     assert attempt["decision"]["restart"]
 
 
+def test_a_controller_that_is_away_when_a_job_is_back_ends_no_run(
+    run: RunFolder, fake_slurm: FakeSlurm
+) -> None:
+    fake_slurm.answers(
+        "sinfo", stderr="slurm_load_node: Unable to contact slurm controller", code=1
+    )
+    assert begin(run) == 1
+    assert read_json(run.state)["attempts"][0]["verdict"]["cause"] == "preempted"
+
+
 def test_one_that_makes_no_progress_is_not_begun_for_ever(run: RunFolder) -> None:
     assert [begin(run), begin(run)] == [1, 2]  # preempted without a checkpoint, twice
     with pytest.raises(MachineFault, match="3 attempts in a row ended without a checkpoint"):
