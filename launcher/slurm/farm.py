@@ -48,6 +48,7 @@ wait "$FARM" || true
 # 85: the time is up, or SLURM gives the nodes to others: queue again and wait for room. 75: the
 # machine is to blame. Elsewhere it may go well, but not without end.
 if [ "$CODE" = 85 ] || { [ "$CODE" = 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; }; then
+    trap '' USR1 # it would end what follows
     exec "$PYTHON" -m cluster.ray.on_slurm requeue "$RUN"
 fi
 

@@ -14,6 +14,7 @@ from launcher.slurm.farm import BODY
 from tests.conftest import wait_until
 
 GOES_ON = "exec sleep 60"
+USUALLY = {"nodes": GOES_ON, "requeue": "touch requeued"}
 # As cluster.ray.on_slurm does when it is told to: in its own time.
 LEAVES = f"""\
 trap 'sleep 0.2; touch left; exit {ExitCode.STOPPED:d}' TERM
@@ -26,7 +27,7 @@ PYTHON = """\
 #!/bin/bash
 cd ..
 case "$*" in
-*requeue*) touch requeued ;;
+*requeue*) . ./requeue ;;
 *lead*evalfarm*) . ./farm ;;
 esac
 """
@@ -37,7 +38,7 @@ class Job:
 
     def __init__(self, folder: Path, restarts: int, **scripts: str) -> None:
         self.folder = folder
-        for name, script in {"nodes": GOES_ON, **scripts}.items():
+        for name, script in {**USUALLY, **scripts}.items():
             (folder / name).write_text(script)
         (folder / "code").mkdir()
         for name, script in {"python": PYTHON, "srun": "#!/bin/sh\ncd ..; . ./nodes\n"}.items():
@@ -98,6 +99,17 @@ def test_a_job_whose_time_is_nearly_up_is_queued_again_once_its_farm_has_left(
     job.process.send_signal(signal.SIGUSR1)
     assert job.is_queued_again
     assert (job.folder / "left").exists()
+
+
+def test_a_job_that_is_about_to_be_queued_again_is_not_ended_by_its_time(
+    start: Callable[..., Job],
+) -> None:
+    job = start(farm=LEAVES, requeue="touch asks; sleep 0.5; touch requeued")
+    wait_until((job.folder / "leads").exists)
+    job.process.send_signal(signal.SIGUSR1)
+    wait_until((job.folder / "asks").exists)
+    job.process.send_signal(signal.SIGUSR1)
+    assert job.is_queued_again
 
 
 def test_a_job_that_is_ended_lets_its_farm_leave_and_is_not_queued_again(
