@@ -7,7 +7,7 @@ from dataclasses import asdict
 from cluster.exit_codes import MachineFault
 from cluster.preflight.check import Check
 from cluster.preflight.conversation import Conversation, call
-from cluster.preflight.limits import MEET_S, PATIENCE_S
+from cluster.preflight.limits import MEET_S, PATIENCE_S, RESTART_S
 from cluster.preflight.participant import Participant
 from cluster.preflight.reducers import Meeting
 
@@ -33,6 +33,8 @@ def _take_part(participant: Participant, leader: Conversation) -> Check | None:
             match told["ask"]:
                 case "time":
                     leader.say(time.time())
+                case "ready":
+                    leader.say(reducers.await_ready(RESTART_S))
                 case "all-reduce":
                     leader.say(reducers.reduce(Meeting(**told["meeting"])))
                 case _:

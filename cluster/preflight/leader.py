@@ -13,7 +13,7 @@ from cluster.preflight.check import Check, blames
 from cluster.preflight.checks import check_clocks, judge
 from cluster.preflight.conversation import Conversation, accept, listen
 from cluster.preflight.facts import Facts, from_plain
-from cluster.preflight.limits import MARGIN_S, MEET_S, ROUND_S
+from cluster.preflight.limits import MARGIN_S, MEET_S, RESTART_S, ROUND_S
 from cluster.preflight.pairs import Pair, Round, first_pairs, guilty, second_pairs, usual
 from cluster.preflight.participant import Hello, Participant
 from cluster.preflight.reducers import Meeting, Reducers
@@ -56,6 +56,7 @@ class Leader:
         """Two rounds of all-reduces by pairs, and who is slow or dead by them."""
         nodes = self.participant.node.nodes
         first = self._play(first_pairs(nodes), 0)
+        self._await_restarted([node for node in range(nodes) if first.of(node) == math.inf])
         second = self._play(second_pairs(nodes, first), 1)
         found = guilty(nodes, (first, second))
         if len(found) == nodes > 2:
@@ -131,6 +132,17 @@ class Leader:
         for node in meetings.keys() & self.others.keys():
             took[node] = self.hear(node, deadline - time.monotonic()) or math.inf
         return Round(seconds={(a, b): _longer(took, a, b) for a, b in pairs})
+
+    def _await_restarted(self, nodes: Sequence[int]) -> None:
+        """Wait for processes that hung, with a dead node maybe, to be ready for another round."""
+        deadline = time.monotonic() + RESTART_S + MARGIN_S
+        asked = [node for node in nodes if node in self.others]
+        for node in asked:
+            self.say(node, {"ask": "ready"})
+        if 0 in nodes:
+            self.reducers.await_ready(RESTART_S)
+        for node in asked:
+            self.hear(node, deadline - time.monotonic())
 
     def _meetings(self, pairs: Sequence[Pair], number: int) -> Iterator[tuple[int, Meeting]]:
         """Each node of a pair, and where it meets the other: on the first of them."""

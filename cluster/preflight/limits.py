@@ -4,7 +4,9 @@
 MEET_S = 35.0
 # Meeting takes a second or so, the all-reduces another on 1 Gb/s.
 ROUND_S = 8.0
+# For a process that hung, and was started anew, to import torch again.
+RESTART_S = 15.0
 # For what is said to arrive.
 MARGIN_S = 2.0
 # What a node that is ready waits for the slowest to come, and for two rounds that it sits out.
-PATIENCE_S = MEET_S + 2 * (ROUND_S + 2 * MARGIN_S) + MARGIN_S
+PATIENCE_S = MEET_S + 2 * (ROUND_S + 2 * MARGIN_S) + RESTART_S + 2 * MARGIN_S

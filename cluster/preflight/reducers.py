@@ -51,7 +51,7 @@ class Reducers:
 
     def await_ready(self, limit_s: float) -> str | None:
         """Wait until all have imported torch; what went wrong, or None."""
-        self.is_ready = self._hear(limit_s) is not None
+        self.is_ready = self.is_ready or self._hear(limit_s) is not None
         if self.is_ready:
             return None
         return f"{sys.executable} could not import torch; see {self.log.parent}/preflight-*.log"
@@ -59,7 +59,7 @@ class Reducers:
     def reduce(self, meeting: Meeting) -> float:
         """Seconds of an all-reduce at a meeting; infinity if it came to no end in time."""
         if not self.is_ready:
-            self.await_ready(meeting.limit_s)
+            return math.inf
         for process in self.processes:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it is dead, and will not be heard

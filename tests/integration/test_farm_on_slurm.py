@@ -119,8 +119,9 @@ def test_jobs_of_a_farm_join_leave_and_take_over_and_its_ledger_is_as_if_none_ha
     cluster.type("scancel", f"{array}_{leads}")
     publish_lora_export(run.export(16), tiny_model, 16, final=True, strength=0.5)
     job = cluster.wait(f"{array}_{other}", START_TIMEOUT_S)
-    told = (cluster.checkout / f"task-{other}.out").read_text() + run.farm_log.read_text()
-    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), told
+    told = [(cluster.checkout / f"task-{other}.out").read_text(), run.farm_log.read_text()]
+    told.append(cluster.controller_log())
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), "\n\n".join(told)
     assert rows(run) == rows(score_alone(run, tmp_path / "alone"))
     wait_until(lambda: not nodes_at_work(cluster))  # no Ray is left behind
 

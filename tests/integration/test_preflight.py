@@ -4,10 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from cluster.exit_codes import ExitCode
-from cluster.preflight import leader
 from cluster.preflight.reducers import PROGRAM
 from cluster.run_folder import RunFolder
 from tests.unit.cluster.preflight.test_preflight import checks, meet, participants
@@ -16,10 +13,7 @@ BAD = (sys.executable, "-m", "tests.integration.slow_all_reduce")
 DEAD, SLOW = 1, 2
 
 
-def test_of_six_nodes_the_dead_and_the_slow_one_are_named_to_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leader, "ROUND_S", 8.0)
+def test_of_six_nodes_the_dead_and_the_slow_one_are_named_to_all(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     attempt = run.attempt(run.begin_attempt())
     programs = {DEAD: (*BAD, "dead"), SLOW: (*BAD, "slow")}

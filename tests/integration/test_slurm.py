@@ -85,6 +85,11 @@ class Cluster:
         """The run folder of a job of the mini recipe."""
         return RunFolder(self.checkout / "runs" / f"mini-{number}")
 
+    def controller_log(self) -> str:
+        """What SLURM did and saw last."""
+        log = Path(self.environment["SLURM_CONF"]).parent / "log" / "slurmctld.log"
+        return "\n".join(log.read_text().splitlines()[-200:])
+
     def output(self, number: str) -> str:
         """What a job printed, and its first rank."""
         attempt = self.run_of(number).attempt(0)

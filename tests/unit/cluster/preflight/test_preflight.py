@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.exit_codes import ExitCode
-from cluster.preflight import facts, leader
+from cluster.preflight import facts, leader, reducers
 from cluster.preflight.check import Check
 from cluster.preflight.participant import Participant
 from cluster.preflight.preflight import preflight
@@ -20,6 +20,23 @@ from cluster.rendezvous import Node, free_port, local_node
 from cluster.run_folder import AttemptFolder, RunFolder, read_json
 
 WAITS = (sys.executable, "-c", "print('1', flush=True); input()")
+ANSWERS = """
+import sys, time
+print('"2.13.0"', flush=True)
+for line in sys.stdin:
+    print(0.01, flush=True)
+"""
+HANGS = ANSWERS.replace("print(0.01, flush=True)", "time.sleep(600)")
+# Once it is started anew it answers, and takes its time to start.
+HANGS_AT_FIRST = f"""
+import pathlib
+mark = pathlib.Path("hung")
+if mark.exists():
+    import time; time.sleep(3)
+    exec({ANSWERS!r})
+mark.touch()
+exec({HANGS!r})
+"""
 
 
 @pytest.fixture
@@ -130,6 +147,21 @@ def test_a_first_node_that_dies_is_named_by_the_others(attempt: AttemptFolder) -
         dying.join()
     assert failed is not None
     assert failed.hosts == ("n0",)
+
+
+def test_who_hung_with_a_dead_node_is_not_blamed_for_the_time_to_start_anew(
+    attempt: AttemptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "ROUND_S", 1.0)
+    monkeypatch.setattr(reducers, "MARGIN_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    scripts = (HANGS_AT_FIRST, HANGS, ANSWERS, ANSWERS)
+    nodes = zip(participants(attempt, 4), scripts, strict=True)
+    told = meet([replace(node, program=(sys.executable, "-c", script)) for node, script in nodes])
+    for host in ("n0", "n1", "n2", "n3"):
+        failed = told[host]
+        assert failed is not None
+        assert failed.line == "n1: no all-reduce with it came to an end"
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_of(tmp_path: Path) -> None:
