@@ -72,13 +72,9 @@ class Struck:
 
 @pytest.fixture(scope="module")
 def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Struck]:
-    """Jobs with a fault each, all at once: they wait more than they work.
-
-    Each has two nodes to itself, so that it can move from one to the other.
-    """
+    """Jobs with a fault each, all at once: they wait more than they work."""
     folder = tmp_path_factory.mktemp("scripts")
     scripts = {
-        "ecc": script(folder, fault="ecc"),
         "hang": script(folder, fault="hang", agent="tests.integration.impatient_agent"),
         "cancelled": script(folder, fault="hang"),
         "cut off": script(folder),
@@ -86,13 +82,19 @@ def struck(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "without its daemon": script(folder),
         "preempted": script(folder),
     }
-    numbers = {}
-    for place, (name, path) in enumerate(scripts.items()):
-        own = cluster.nodes[2 * place : 2 * place + 2]
-        others = ",".join(node for node in cluster.nodes if node not in own)
-        gpus = f"--gpus-per-node=a100:{2 if name == 'hang' else 1}"
-        numbers[name] = cluster.sbatch(f"--exclude={others}", gpus, str(path), "recipes/mini.yaml")
+    numbers = {
+        name: submit(cluster, path, place, gpus=2 if name == "hang" else 1)
+        for place, (name, path) in enumerate(scripts.items(), start=1)
+    }
     return {name: strike(cluster, name, number) for name, number in numbers.items()}
+
+
+def submit(cluster: Cluster, path: Path, place: int, gpus: int = 1) -> str:
+    """Queue a script on two nodes of its own, so that it can move from one to the other."""
+    own = cluster.nodes[2 * place : 2 * place + 2]
+    others = ",".join(node for node in cluster.nodes if node not in own)
+    asked = (f"--exclude={others}", f"--gpus-per-node=a100:{gpus}")
+    return cluster.sbatch(*asked, str(path), "recipes/mini.yaml")
 
 
 def strike(cluster: Cluster, name: str, number: str) -> Struck:
@@ -175,10 +177,11 @@ def script(folder: Path, fault: str = "none", agent: str = "cluster.agent") -> P
 
 
 def test_after_an_ecc_error_the_run_goes_on_elsewhere_without_that_node(
-    cluster: Cluster, struck: dict[str, Struck]
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    job = struck["ecc"]
-    first, second = two_attempts(job)
+    number = submit(cluster, script(tmp_path, fault="ecc"), place=0)  # alone, for it is timed
+    job = strike(cluster, "ecc", number)
+    first, second = two_attempts(cluster, job)
     assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert "uncorrectable ECC error" in first["verdict"]["evidence"]
     assert job.host in cluster.nodes_of(job.number, "ExcNodeList")
@@ -191,7 +194,7 @@ def test_a_rank_that_hangs_is_named_and_its_attempt_restarted_in_place(
     cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
     job = struck["hang"]
-    first, second = two_attempts(job)
+    first, second = two_attempts(cluster, job)
     assert (first["verdict"]["cause"], first["verdict"]["rank"]) == ("hang", 1)
     assert "in hang" in job.run.attempt(0).stacks(1).read_text()
     assert second["hosts"] == first["hosts"]
@@ -207,10 +210,10 @@ def test_scancel_leaves_no_process_though_a_rank_does_not_listen(
 
 
 def test_ranks_on_a_node_that_is_cut_off_publish_nothing_beside_their_successors(
-    struck: dict[str, Struck],
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
     job = struck["cut off"]
-    first, second = two_attempts(job)
+    first, second = two_attempts(cluster, job)
     assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert second["hosts"] != first["hosts"]
     lost = job.run.attempt(0).node_record(job.host)
@@ -223,27 +226,29 @@ def test_ranks_on_a_node_that_is_cut_off_publish_nothing_beside_their_successors
 
 
 def test_a_job_whose_daemon_is_killed_goes_on_on_another_node_within_a_minute(
-    struck: dict[str, Struck],
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
     job = struck["without its daemon"]
-    first, second = two_attempts(job)
+    first, second = two_attempts(cluster, job)
     assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert second["hosts"] != first["hosts"]
     assert second["started"] - job.time < 60
 
 
-def test_after_a_node_has_crashed_its_run_goes_on_on_another(struck: dict[str, Struck]) -> None:
+def test_after_a_node_has_crashed_its_run_goes_on_on_another(
+    cluster: Cluster, struck: dict[str, Struck]
+) -> None:
     job = struck["crashed"]
-    first, second = two_attempts(job)
+    first, second = two_attempts(cluster, job)
     assert (first["verdict"]["cause"], first["verdict"]["node"]) == ("hardware", job.host)
     assert second["hosts"] != first["hosts"]
 
 
 def test_a_job_that_makes_room_for_a_higher_partition_saves_and_goes_on_elsewhere(
-    struck: dict[str, Struck],
+    cluster: Cluster, struck: dict[str, Struck]
 ) -> None:
     job = struck["preempted"]
-    first, second = two_attempts(job)
+    first, second = two_attempts(cluster, job)
     (record,) = job.run.attempt(0).node_records()
     assert record["exit_code"] == ExitCode.STOPPED
     assert first["verdict"]["cause"] == "preempted"
@@ -277,10 +282,11 @@ def open_python() -> str:
     pytest.skip("nobody but root can read the checkout or a Python 3.11")
 
 
-def two_attempts(job: Struck) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is recorded of both, once the second has published a step."""
+def two_attempts(cluster: Cluster, job: Struck) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is recorded of both, once the second has published a step; then its job is ended."""
     wait_until(lambda: attempt_of_newest(job.run) == 1, START_TIMEOUT_S)
     first, second = read_json(job.run.state)["attempts"]
+    cluster.type("scancel", job.number)
     return first, second
 
 
