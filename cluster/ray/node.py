@@ -20,7 +20,8 @@ from cluster.ray.session import SETTINGS, token_variables
 from cluster.rendezvous import Node, cores
 from cluster.slurm.nodes import nodes_of
 
-START_TIMEOUT_S = 120.0  # for a part of Ray to answer; 1 to 6 s on a quiet machine
+START_TIMEOUT_S = 120.0  # for a part of Ray to be up; 9 s on a quiet machine
+STARTED = "Ray runtime started"
 POLL_S = 0.1
 REACH_S = 1.0
 OUTSIDE = "192.0.2.1"  # an address that nobody has (RFC 5737)
@@ -32,7 +33,9 @@ def ray_part(
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """This node's part of Ray, and where it answers; it ends with us, however we end.
 
-    `head` is where it joins, None for the head itself. MachineFault if it does not come up.
+    `head` is where it joins, None for the head itself. MachineFault if it does not come up: to try
+    again may help. Ray takes a node for broken whose own agent takes over 15 s to start (ray 2.60,
+    nothing changes that), as on a busy machine or from a cold share.
     """
     # A short path: sockets lie below it, and their names may have 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="letterpress-ray-", dir="/tmp"))
@@ -48,7 +51,7 @@ def ray_part(
         cwd=folder,
     )
     try:
-        _await_answer(ray, address, folder / "start.log")
+        _await_start(ray, address, folder / "start.log")
         yield ray, address
     finally:
         kill_session(ray.pid)
@@ -118,9 +121,10 @@ def answers(address: str) -> bool:
     return True
 
 
-def _await_answer(ray: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _await_start(ray: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Wait until Ray says that it is up; its port answers before it knows."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not answers(address):
+    while not (STARTED in log.read_text(errors="replace") and answers(address)):
         if ray.poll() is not None or time.monotonic() > deadline:
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             why = f"ended: {lines[-1]}" if ray.poll() is not None else "does not answer"

@@ -30,7 +30,7 @@ from cluster.slurm.commands import own_job, requeue
 from cluster.slurm.queue import look_up
 
 POLL_S = 1.0
-JOINS_WITHIN_S = 60.0  # of a head that answers
+JOINS_WITHIN_S = 120.0  # to come up, as part of a head that is; a try takes up to 40 s
 LOOK_EVERY_S = 30.0  # whether the job's first node is lost
 
 
@@ -111,8 +111,8 @@ def _can_be_joined(head: Head) -> bool:
 def _join(node: Node, heads: Heads, head: Head) -> None:
     """Be part of a head's Ray until either ends; MachineFault if that is not to be had here.
 
-    It is tried for a while: a head answers before it knows itself, and sends away who comes then
-    (ray 2.60: "No node info found for head node").
+    It is tried for a while: on a busy machine, or from a cold share, Ray may take its own start for
+    failed (`ray_part`).
     """
     deadline = time.monotonic() + JOINS_WITHIN_S
     while True:

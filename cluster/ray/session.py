@@ -8,10 +8,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.exit_codes import MachineFault
 
 CONNECT_TIMEOUT_S = 10.0
+STARTS = 3
+"""How often a Ray may be started that does not come up; `ray_part` says why it may not."""
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 # No word to anybody outside; and what asks for no GPU sees those that the node has.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -49,18 +53,10 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
     import ray
 
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+        if folder:
+            _start_here(folder, cpus=cpus, gpus=gpus)
         else:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                _temp_dir=folder,
-            )
+            ray.init(address=address, **QUIET)
     except Exception as error:  # Ray raises what it pleases when it cannot start
         reason = " ".join(str(error).split())[:300]
         where = f"at RAY_ADDRESS {address}" if address else f"here; its logs are in {folder}"
@@ -71,6 +67,20 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_here(folder: str, *, cpus: int, gpus: int) -> None:
+    import ray
+
+    ours = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": folder}
+    for tries_left in reversed(range(STARTS)):
+        try:
+            ray.init(address="local", **ours, **QUIET)
+            break
+        except Exception:
+            ray.shutdown()
+            if not tries_left:
+                raise
 
 
 def check_reachable(address: str) -> None:

@@ -1,11 +1,15 @@
-"""Several Rays that start at once on one machine, as farms and demos do: each is its own."""
+"""Rays of our own on one machine, as farms and demos start them: some at once, and a slow one."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
+import psutil
+
 from cluster.exit_codes import ExitCode
-from tests.conftest import CHECKOUT, PATIENCE_S
+from tests.conftest import CHECKOUT, PATIENCE_S, wait_until
 
 AT_ONCE = 3
 WORK = """
@@ -18,20 +22,43 @@ with ray_cluster(cpus=1, gpus=0):
 """
 
 
-def test_rays_that_start_at_once_do_not_meet() -> None:
+def start(number: int) -> subprocess.Popen[str]:
+    """A program that has a Ray do some work."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK],
-            cwd=CHECKOUT,
-            env={**environment, "STARTED_BY": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(AT_ONCE)
-    ]
-    for number, process in enumerate(started):
-        output, errors = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == ExitCode.DONE, errors
-        assert output.split() == ["1", str(number)]  # one node, and workers of its own
+    return subprocess.Popen(
+        [sys.executable, "-c", WORK],
+        cwd=CHECKOUT,
+        env={**environment, "STARTED_BY": str(number)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_end(process: subprocess.Popen[str], number: int) -> None:
+    """It ended well, on one node and with workers of its own."""
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == ExitCode.DONE, errors
+    assert output.split() == ["1", str(number)]
+
+
+def test_rays_that_start_at_once_do_not_meet() -> None:
+    for number, process in enumerate([start(number) for number in range(AT_ONCE)]):
+        check_end(process, number)
+
+
+def test_a_ray_that_takes_its_own_agent_for_dead_is_started_again() -> None:
+    process = start(0)
+    wait_until(lambda: bool(agents(process)))
+    agents(process)[0].send_signal(signal.SIGSTOP)  # as if its files came from a cold share
+    check_end(process, 0)
+
+
+def agents(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """What a raylet waits for, for 15 s."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if [word for word in child.cmdline()[:4] if word.endswith("dashboard/agent.py")]:
+                found.append(child)
+    return found

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +133,26 @@ def test_a_farm_whose_ray_ends_under_it_is_the_machines_fault(
     head = heads.newest()
     assert head is not None
     assert head.code == ExitCode.RETRY_ELSEWHERE
+
+
+@pytest.mark.parametrize(("failures", "code"), [(2, ExitCode.DONE), (3, ExitCode.RETRY_ELSEWHERE)])
+@pytest.mark.usefixtures("rays")
+def test_a_head_that_does_not_come_up_is_started_again_a_few_times(
+    heads: Heads, monkeypatch: pytest.MonkeyPatch, failures: int, code: ExitCode
+) -> None:
+    comes_up, rest = lead.ray_part, iter(range(failures))
+
+    def ray_part(*where: object) -> object:
+        if next(rest, None) is not None:
+            raise MachineFault("Ray at n1:20000 ended: The current node timed out during startup")
+        return comes_up(*where)
+
+    monkeypatch.setattr(lead, "ray_part", ray_part)
+    with nullcontext() if code == ExitCode.DONE else pytest.raises(MachineFault, match="timed out"):
+        take_part(NODE, heads, python(""))
+    head = heads.newest()
+    assert head is not None
+    assert head.code == code
 
 
 @pytest.mark.usefixtures("rays")

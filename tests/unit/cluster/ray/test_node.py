@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ from cluster.rendezvous import Node
 from tests.fake_slurm import FakeSlurm
 
 HOSTS = ("n1", "n2", "n3")
+SLOW_RAY = """
+import os, pathlib, socket, sys, time
+(port,) = [flag.partition("=")[2] for flag in sys.argv if flag.startswith("--port=")]
+with socket.create_server(("127.0.0.1", int(port))):
+    time.sleep(0.5)
+    pathlib.Path(os.environ["UP"]).touch()
+    print("Ray runtime started.", flush=True)
+    time.sleep(600)
+"""
 
 
 def node(number: int, hosts: tuple[str, ...] = HOSTS) -> Node:
@@ -116,6 +126,20 @@ def test_a_ray_that_does_not_come_up_is_one_line_and_leaves_nothing(
     ):
         pass
     assert not folder.exists()
+
+
+def test_a_ray_is_up_when_it_says_so_and_not_when_its_port_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "ray"
+    script.write_text(f"#!{sys.executable}\n{SLOW_RAY}")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("UP", str(tmp_path / "up"))
+    with ray_part(node(0, ("127.0.0.1",)), None, "0123") as (_, address):
+        assert answers(address)
+        assert (tmp_path / "up").exists()
 
 
 def test_who_listens_answers() -> None:
