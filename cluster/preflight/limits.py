@@ -1,4 +1,4 @@
-"""How long preflight waits for what: a minute in all, where something is wrong."""
+"""How long preflight waits for what: a minute where a node is dead and others are quick."""
 
 # An NFS client may believe for 30 s (acdirmin) that there is no rendezvous.json yet.
 MEET_S = 35.0
