@@ -12,7 +12,7 @@ from cluster.program import last_words
 from cluster.ranks.processes import kill_session, start_session
 from cluster.ray.heads import Head, Heads
 from cluster.ray.node import answers, ray_part
-from cluster.ray.session import STARTS, token_variables
+from cluster.ray.session import token_variables, until_up
 from cluster.rendezvous import Node
 
 POLL_S = 1.0
@@ -47,7 +47,8 @@ def _lead(node: Node, heads: Heads, head: Head, before: Head | None, command: Se
     try:
         _await_end(before)
         token = heads.new_token(head)
-        with _head_of_ray(node, token) as (ray, address):
+        with ExitStack() as stack:
+            ray, address = until_up(lambda: stack.enter_context(ray_part(node, None, token)))
             head = heads.note(head, address=address)
             print(f"the head of Ray is {node.name}, at {address}", flush=True)
             print(f"the farm prints to {heads.farm_log}", flush=True)
@@ -65,21 +66,6 @@ def _lead(node: Node, heads: Heads, head: Head, before: Head | None, command: Se
         heads.forget_token(head)
         heads.note(head, code=code)
     return code
-
-
-@contextmanager
-def _head_of_ray(node: Node, token: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A head that is up, where it takes several tries; MachineFault if none comes up."""
-    with ExitStack() as stack:
-        for tries_left in reversed(range(STARTS)):
-            try:
-                head = stack.enter_context(ray_part(node, None, token))
-                break
-            except MachineFault as fault:
-                if not tries_left:
-                    raise
-                print(f"{fault}: starting it again", flush=True)
-        yield head
 
 
 def _await_end(head: Head | None) -> None:

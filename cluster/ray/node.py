@@ -34,8 +34,7 @@ def ray_part(
     """This node's part of Ray, and where it answers; it ends with us, however we end.
 
     `head` is where it joins, None for the head itself. MachineFault if it does not come up: to try
-    again may help. Ray takes a node for broken whose own agent takes over 15 s to start (ray 2.60,
-    nothing changes that), as on a busy machine or from a cold share.
+    again may help (`until_up`).
     """
     # A short path: sockets lie below it, and their names may have 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="letterpress-ray-", dir="/tmp"))

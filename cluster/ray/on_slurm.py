@@ -112,7 +112,7 @@ def _join(node: Node, heads: Heads, head: Head) -> None:
     """Be part of a head's Ray until either ends; MachineFault if that is not to be had here.
 
     It is tried for a while: on a busy machine, or from a cold share, Ray may take its own start for
-    failed (`ray_part`).
+    failed (`until_up`).
     """
     deadline = time.monotonic() + JOINS_WITHIN_S
     while True:

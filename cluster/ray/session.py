@@ -6,18 +6,18 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.exit_codes import MachineFault
 
 CONNECT_TIMEOUT_S = 10.0
 STARTS = 3
-"""How often a Ray may be started that does not come up; `ray_part` says why it may not."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 # No word to anybody outside; and what asks for no GPU sees those that the node has.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+Part = TypeVar("Part")
 
 
 def prepare_environment() -> None:
@@ -58,9 +58,8 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
         else:
             ray.init(address=address, **QUIET)
     except Exception as error:  # Ray raises what it pleases when it cannot start
-        reason = " ".join(str(error).split())[:300]
         where = f"at RAY_ADDRESS {address}" if address else f"here; its logs are in {folder}"
-        raise MachineFault(f"no Ray {where}: {reason}") from error
+        raise MachineFault(f"no Ray {where}: {_line(error)}") from error
     try:
         yield address or "this machine"
     finally:
@@ -69,18 +68,32 @@ def ray_cluster(*, cpus: int, gpus: int) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def until_up(start: Callable[[], Part]) -> Part:
+    """What starts a part of Ray and gives it, called again if need be, three times in all.
+
+    Ray takes a node for broken whose own agent takes over 15 s to start (ray 2.60, nothing changes
+    that), as on a busy machine or from a cold share.
+    """
+    for tries_left in reversed(range(STARTS)):
+        try:
+            return start()
+        except Exception as error:  # Ray raises what it pleases
+            if not tries_left:
+                raise
+            print(f"{_line(error)}: starting it again", file=sys.stderr, flush=True)
+    raise AssertionError("the last try returns or raises")
+
+
 def _start_here(folder: str, *, cpus: int, gpus: int) -> None:
     import ray
 
     ours = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": folder}
-    for tries_left in reversed(range(STARTS)):
-        try:
-            ray.init(address="local", **ours, **QUIET)
-            break
-        except Exception:
-            ray.shutdown()
-            if not tries_left:
-                raise
+
+    def start() -> None:
+        ray.shutdown()  # of what a try before has left; else it does nothing
+        ray.init(address="local", **ours, **QUIET)
+
+    until_up(start)
 
 
 def check_reachable(address: str) -> None:
@@ -92,3 +105,7 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise MachineFault(f"no Ray at RAY_ADDRESS {address}: {error}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
 from cluster.exit_codes import MachineFault
+from cluster.ray.session import ray_cluster
 from evalfarm.farm import dispatch as dispatch_module
 from evalfarm.farm import pool as pool_module
 from evalfarm.farm.dispatch import Dispatcher
@@ -29,18 +28,8 @@ from tests.conftest import PATIENCE_S
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
     """A Ray for these tests alone."""
-    folder = tempfile.mkdtemp(prefix="letterpress-ray-")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        _temp_dir=folder,
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_cluster(cpus=4, gpus=0):
+        yield
 
 
 @ray.remote(num_cpus=0)

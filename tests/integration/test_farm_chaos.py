@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import kill_session
+from cluster.ray.session import until_up
 from cluster.run_folder import RunFolder
 from evalfarm.farm.pool import AHEAD
 from tests.conftest import CHECKOUT, PATIENCE_S, publish_lora_export
@@ -44,7 +45,7 @@ class Farm:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = until_up(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.nodes = [self._add_node(), self._add_node()]
         self.driver = self._start_driver()
 
@@ -79,7 +80,7 @@ class Farm:
         self.cluster.shutdown()
 
     def _add_node(self) -> Any:
-        return self.cluster.add_node(num_cpus=WORKERS)
+        return until_up(lambda: self.cluster.add_node(num_cpus=WORKERS))
 
     def _start_driver(self) -> subprocess.Popen[str]:
         with (self.run.root / "farm.log").open("a") as output:

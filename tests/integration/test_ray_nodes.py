@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.exit_codes import ExitCode
 from cluster.ranks.processes import kill_session
+from cluster.ray.session import until_up
 from cluster.run_folder import RunFolder, published_steps, read_json, verify, write_json
 from cluster.state import new_state
 from launcher.freeze import freeze
@@ -35,12 +36,12 @@ class Nodes:
 
     def __init__(self) -> None:
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = until_up(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.by_name: dict[str, Any] = {}
 
     def start(self, name: str) -> None:
         """Let a node join."""
-        self.by_name[name] = self.cluster.add_node(num_cpus=1, node_name=name)
+        self.by_name[name] = until_up(lambda: self.cluster.add_node(num_cpus=1, node_name=name))
 
     def kill(self, name: str) -> None:
         """Kill a node's processes."""
