@@ -50,8 +50,13 @@ def test_rays_that_start_at_once_do_not_meet() -> None:
 def test_a_ray_that_takes_its_own_agent_for_dead_is_started_again() -> None:
     process = start(0)
     wait_until(lambda: bool(agents(process)))
-    agents(process)[0].send_signal(signal.SIGSTOP)  # as if its files came from a cold share
-    check_end(process, 0)
+    agent = agents(process)[0]
+    agent.send_signal(signal.SIGSTOP)  # as if its files came from a cold share
+    try:
+        check_end(process, 0)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray has ended it
+            agent.kill()
 
 
 def agents(process: subprocess.Popen[str]) -> list[psutil.Process]:
