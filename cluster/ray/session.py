@@ -90,8 +90,11 @@ def _start_here(folder: str, *, cpus: int, gpus: int) -> None:
     ours = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": folder}
 
     def start() -> None:
-        ray.shutdown()  # of what a try before has left; else it does nothing
-        ray.init(address="local", **ours, **QUIET)
+        try:
+            ray.init(address="local", **ours, **QUIET)
+        except Exception:
+            ray.shutdown()  # what it has left would be in the way of the next try
+            raise
 
     until_up(start)
 
